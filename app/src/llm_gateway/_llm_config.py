@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_gateway.config import ModelApplication, ModelConfig
+if TYPE_CHECKING:
+    from llm_gateway.config import ModelApplication, ModelConfig
 
-# Seconds. Serve's defaults for LLM deployments are 10 and 10: a dead engine would be noticed after 20 s at the earliest.
+# Seconds. ray.serve.llm's defaults are 10 and 10: a dead engine would be noticed after 20 s at the earliest.
 _HEALTH_CHECK_PERIOD_S = 2
 _HEALTH_CHECK_TIMEOUT_S = 10
 # Seconds that a replaced replica may go on with its streams; its GPUs stay taken that long.

@@ -47,8 +47,9 @@ class ServeApi:
         Raises:
             ServeApiError: the dashboard doesn't answer.
         """
-        details: dict[str, dict[str, Any]] = json.loads(self._request("GET", "/api/serve/applications/"))["applications"]
-        return details
+        details = json.loads(self._request("GET", "/api/serve/applications/"))
+        applications: dict[str, dict[str, Any]] = details["applications"]
+        return applications
 
     def last_replica_log(self, application: str, lines: int = 400) -> str:
         """The end of what the latest dead replica of an application wrote to its standard error, or nothing.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
 
 import aiohttp
 from fastapi.responses import Response, StreamingResponse
 
 from llm_gateway._errors import error_event, error_response
-from llm_gateway.config import Route
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from llm_gateway.config import Route
 
 # Seconds. A model that doesn't say within this time that it is well counts as not answering: while it loads, the
 # question hangs.
@@ -104,7 +108,9 @@ async def _pass_on(upstream: aiohttp.ClientResponse, is_stream: bool) -> AsyncIt
     except (aiohttp.ClientError, TimeoutError):
         if not is_stream:
             raise
-        yield error_event(503, "The model stopped in the middle of its answer. Send the request again.", "service_unavailable")
+        yield error_event(
+            503, "The model stopped in the middle of its answer. Send the request again.", "service_unavailable"
+        )
     finally:
         # Also when the client has left: closing the connection is what makes the engine stop.
         upstream.close()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_gateway._serve_api import ServeApi, ServeApiError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
 _POLL_S = 2.0
-# The line that ends a Python traceback, also behind a prefix such as vLLM's "(EngineCore pid=7) ERROR 11-23 01:02:03 [core.py:1] ".
+# The line that ends a Python traceback, also behind vLLM's prefix "(EngineCore pid=7) ERROR 11-23 01:02:03 [core.py:1] ".
 _ERROR_LINE = re.compile(r"((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?:\(.*\))?: .+)$")
 # These only say that something else failed.
-_CONSEQUENCE = re.compile(r"Engine core initialization failed|See root cause above|RayTaskError|ActorDiedError|RayActorError")
+_CONSEQUENCE = re.compile(
+    r"Engine core initialization failed|See root cause above|RayTaskError|ActorDiedError|RayActorError"
+)
 
 
 class DeployError(Exception):
@@ -90,9 +94,8 @@ def wait_until_running(
         if clock() - start > timeout_s:
             late = sorted(name for name in wanted if now.get(name, {}).get("status") != "RUNNING")
             reasons = [failure(api, name, now[name]) for name in late if name in now]
-            raise DeployError(
-                "\n".join([f"not running after {timeout_s:.0f} s: {', '.join(late) or 'old applications are left'}", *reasons])
-            )
+            what = ", ".join(late) or "old applications are left"
+            raise DeployError("\n".join([f"not running after {timeout_s:.0f} s: {what}", *reasons]))
         sleep(_POLL_S)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ from llm_gateway._upstream import Upstream
 from llm_gateway.config import GatewayApplication, Route
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from ray.serve import Application
 
 _UNKNOWN_MODEL = "The model does not exist or you may not use it. GET /v1/models lists what there is."
@@ -92,8 +93,8 @@ def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
             return route
         return await upstream.forward(route, "POST", f"/v1/{path}", request.url.query, request.headers, body)
 
-    @app.api_route("/m/{slug}/{path:path}", methods=["GET", "POST"])
-    async def not_deployed(slug: str, path: str) -> Response:
+    @app.api_route("/m/{slug}/{_:path}", methods=["GET", "POST"])
+    async def not_deployed(slug: str) -> Response:
         # Serve sends a model's own prefix here only as long as its application isn't there.
         if slug in by_slug:
             return error_response(503, "The model is being loaded. Try again in a few seconds.", "model_loading")
