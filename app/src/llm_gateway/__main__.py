@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from llm_gateway._serve_api import ServeApi, ServeApiError
 from llm_gateway._watch import DeployError, wait_until_running
 from llm_gateway.config import GatewayApplication, ModelApplication
 
-_ARGUMENTS = {"llm_gateway.gateway:build": GatewayApplication, "llm_gateway.model:build": ModelApplication}
+_ARGUMENTS: dict[str, type[BaseModel]] = {
+    "llm_gateway.gateway:build": GatewayApplication,
+    "llm_gateway.model:build": ModelApplication,
+}
 _RETRY_S = 2.0
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 _POLL_S = 2.0
-# The line that ends a Python traceback, also behind vLLM's prefix "(EngineCore pid=7) ERROR 11-23 01:02:03 [core.py:1] ".
+# The line that ends a Python traceback, also behind vLLM's "(EngineCore pid=7) ERROR 11-23 01:02:03 [core.py:1] ".
 _ERROR_LINE = re.compile(r"((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?:\(.*\))?: .+)$")
 # These only say that something else failed.
 _CONSEQUENCE = re.compile(
@@ -100,10 +100,10 @@ def wait_until_running(
 
 
 def _line(application: Mapping[str, Any]) -> str:
-    replicas = [
-        f"{replica['state']}"
+    replicas: list[str] = [
+        replica["state"]
         for deployment in application.get("deployments", {}).values()
         for replica in deployment.get("replicas", [])
     ]
     counts = ", ".join(f"{replicas.count(state)} {state.lower()}" for state in sorted(set(replicas)))
-    return application["status"] + (f" ({counts})" if counts else "")
+    return f"{application['status']} ({counts})" if counts else str(application["status"])

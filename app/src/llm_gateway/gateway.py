@@ -145,7 +145,7 @@ def build(args: dict[str, Any]) -> Application:
 
     from ray import serve
 
-    @serve.deployment(
+    deployment = serve.deployment(
         name="Gateway",
         num_replicas=config.nodes,
         # With one replica it would die with its node while the models live on.
@@ -153,8 +153,5 @@ def build(args: dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=1000,
     )
-    @serve.ingress(lambda: make_app(config, f"http://127.0.0.1:{config.port}"))
-    class Gateway:
-        pass
-
-    return Gateway.bind()
+    # A function, not an app: it is called on the replica, so the app needs no pickling.
+    return deployment(serve.ingress(lambda: make_app(config, f"http://127.0.0.1:{config.port}"))()).bind()

@@ -7,7 +7,7 @@ from ray.serve.llm import LLMServer
 from llm_gateway._ray_private import add_model_names
 
 
-class ModelServer(LLMServer):
+class ModelServer(LLMServer):  # type: ignore[misc]  # Ray ships no types for it
     """ray.serve.llm's server, answering to the model's aliases too."""
 
     async def start(self) -> None:
