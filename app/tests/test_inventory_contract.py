@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from llm_gateway.config import Autoscaling, ModelConfig
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _SPECS = Path(__file__).parents[2] / "roles" / "preflight" / "meta" / "argument_specs.yml"
 

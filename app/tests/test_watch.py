@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from llm_gateway.__main__ import deploy
 from llm_gateway._serve_api import ServeApi, ServeApiError
 from llm_gateway._watch import DeployError, root_cause, wait_until_running
 
@@ -122,6 +123,17 @@ def test_the_token_goes_along_and_a_refusal_says_why(api: ServeApi) -> None:
     assert StandInForDashboard.requests[-1] == ("PUT", '{"applications": []}', "Bearer t0ken")
     with pytest.raises(ServeApiError, match="HTTP 400: refused: no such thing"):
         api.deploy({"bad": 1})
+
+
+def test_only_what_is_new_is_deployed(api: ServeApi) -> None:
+    config = {"applications": [{"name": "model-m", "args": {"a": 1}}]}
+    StandInForDashboard.states = [{}]
+    assert deploy(api, config, 0)
+    given = {"name": "model-m", "args": {"a": 1}, "route_prefix": "/"}
+    StandInForDashboard.states = [{"model-m": {**application("RUNNING"), "deployed_app_config": given}}]
+    assert not deploy(api, config, 0)
+    config["applications"][0]["args"] = {"a": 2}
+    assert deploy(api, config, 0)
 
 
 def test_no_dashboard() -> None:

@@ -1,4 +1,4 @@
-"""``python -m llm_gateway``: check, deploy and watch a Serve config file."""
+"""``python -m llm_gateway``: check or deploy a Serve config file."""
 
 from __future__ import annotations
 
@@ -55,8 +55,11 @@ def check(config: dict[str, Any]) -> None:
             raise ValueError(f"application {application['name']}: {error}") from error
 
 
-def deploy(api: ServeApi, config: dict[str, Any], timeout_s: float) -> None:
-    """Give the config to Serve, waiting for a head that is still starting.
+def deploy(api: ServeApi, config: dict[str, Any], timeout_s: float) -> bool:
+    """Give the config to Serve unless it has it already, waiting for a head that is still starting.
+
+    Returns:
+        Whether Serve was given something new.
 
     Raises:
         ServeApiError: Serve didn't take it in time.
@@ -64,12 +67,25 @@ def deploy(api: ServeApi, config: dict[str, Any], timeout_s: float) -> None:
     start = time.monotonic()
     while True:
         try:
-            return api.deploy(config)
+            if is_deployed(config, api.applications()):
+                return False
+            api.deploy(config)
         except ServeApiError as error:
             if time.monotonic() - start > timeout_s:
                 raise
             _say(f"{time.monotonic() - start:4.0f} s  {str(error).splitlines()[0]}")
+        else:
+            return True
         time.sleep(_RETRY_S)
+
+
+def is_deployed(config: dict[str, Any], applications: dict[str, dict[str, Any]]) -> bool:
+    """Whether Serve was given just these applications, as far as the config says anything of them."""
+    wanted = {application["name"]: application for application in config["applications"]}
+    given = {name: application.get("deployed_app_config") or {} for name, application in applications.items()}
+    return wanted.keys() == given.keys() and all(
+        given[name].get(key) == value for name, application in wanted.items() for key, value in application.items()
+    )
 
 
 def _say(line: str) -> None:
@@ -79,8 +95,9 @@ def _say(line: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 means done, 1 that it failed, with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m llm_gateway", description=__doc__)
-    parser.add_argument("command", choices=["check", "deploy", "wait"])
+    parser.add_argument("command", choices=["check", "deploy"])
     parser.add_argument("file", type=Path, help="the Serve config")
+    parser.add_argument("--wait", action="store_true", help="deploy: wait until every application is RUNNING")
     parser.add_argument("--dashboard", default="http://127.0.0.1:18265", help="URL of the Ray dashboard")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds (default: 1800)")
     options = parser.parse_args(argv)
@@ -89,9 +106,9 @@ def main(argv: list[str] | None = None) -> int:
         config = load(options.file)
         if options.command == "check":
             check(config)
-        elif options.command == "deploy":
-            deploy(api, config, options.timeout)
-        else:
+            return 0
+        _say("deployed" if deploy(api, config, options.timeout) else "unchanged")
+        if options.wait:
             names = [application["name"] for application in config["applications"]]
             wait_until_running(api, names, options.timeout, _say)
     except (DeployError, ServeApiError, ValueError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def _deployment(model: ModelConfig) -> dict[str, Any]:
 
 def _environment(application: ModelApplication) -> dict[str, str]:
     model = application.model
-    environment = {"VLLM_NO_USAGE_STATS": "1"}
+    # A deployment with a runtime_env of its own doesn't get the one of its application, which leads to this package.
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "VLLM_NO_USAGE_STATS": "1"}
     if model.source is not None and model.source.startswith("/"):
         environment["HF_HUB_OFFLINE"] = "1"
     if application.accelerator == "cpu":

@@ -52,7 +52,9 @@ class ServeApi:
         return applications
 
     def last_replica_log(self, application: str, lines: int = 400) -> str:
-        """The end of what the latest dead replica of an application wrote to its standard error, or nothing.
+        """The end of what the latest dead replica of an application printed, or nothing.
+
+        vLLM's processes write their errors to standard output, Ray's to standard error.
 
         Raises:
             ServeApiError: the dashboard doesn't answer.
@@ -63,10 +65,10 @@ class ServeApi:
         prefix = f"ServeReplica:{application}:"
         replicas = [a for a in actors if str(a.get("class_name", "")).startswith(prefix)]
         replicas.sort(key=lambda a: (a.get("state") == "DEAD", a.get("end_time_ms") or 0), reverse=True)
-        for replica in replicas[:1]:
-            query = urllib.parse.urlencode({"actor_id": replica["actor_id"], "suffix": "err", "lines": lines})
-            return self._request("GET", f"/api/v0/logs/file?{query}")
-        return ""
+        if not replicas:
+            return ""
+        queries = [{"actor_id": replicas[0]["actor_id"], "suffix": suffix, "lines": lines} for suffix in ("err", "out")]
+        return "\n".join(self._request("GET", f"/api/v0/logs/file?{urllib.parse.urlencode(q)}") for q in queries)
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> str:
         headers = {"Content-Type": "application/json"}

@@ -16,7 +16,8 @@ _POLL_S = 2.0
 _ERROR_LINE = re.compile(r"((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?:\(.*\))?: .+)$")
 # These only say that something else failed.
 _CONSEQUENCE = re.compile(
-    r"Engine core initialization failed|See root cause above|RayTaskError|ActorDiedError|RayActorError"
+    r"Engine core initialization failed|WorkerProc initialization failed|See (?:root cause|stack trace)"
+    r"|RayTaskError|ActorDiedError|RayActorError"
 )
 
 
