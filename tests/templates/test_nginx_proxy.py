@@ -1,0 +1,640 @@
+"""nginx.conf and its script: as text, and in a real nginx on loopback in front of a stand-in for Ray Serve."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import Evaluate, Render
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODELS = [
+    {"id": "demo/tiny-qwen2", "aliases": ["Qwen/Qwen2.5-32B-Instruct"]},
+    {"id": "other"},
+]
+FACTS = {
+    "all_ipv6_addresses": ["fe80::1"],
+    "os_family": "Debian",
+    "distribution": "Debian",
+    "distribution_major_version": "12",
+}
+MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
+
+no_nginx = (
+    "no nginx with its JavaScript module here: apt-get install --no-install-recommends nginx libnginx-mod-http-js"
+    if not (shutil.which("nginx") and MODULE.exists())
+    else "nginx binds and switches users as root only"
+    if os.geteuid() != 0
+    else ""
+)
+needs_nginx = pytest.mark.skipif(bool(no_nginx), reason=no_nginx)
+
+
+def config(render: Render, **variables: Any) -> str:
+    given = {"ansible_facts": FACTS, "nginx_proxy_backends": ["192.0.2.1", "192.0.2.2"], "nginx_proxy_models": MODELS}
+    return render("nginx_proxy", "nginx.conf.j2", **(given | variables))
+
+
+# --- As text ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_say_that_they_are_managed(render: Render) -> None:
+    for template in ("nginx.conf.j2", "llm.js.j2", "nginx.service.d-llm.conf.j2"):
+        text = render(
+            "nginx_proxy", template, ansible_facts=FACTS, nginx_proxy_backends=["192.0.2.1"], nginx_proxy_models=MODELS
+        )
+        head = "\n".join(text.splitlines()[:5])
+        assert "Ansible managed" in head
+        assert "Role: nginx_proxy" in head
+
+
+def test_upstream_has_every_backend(render: Render) -> None:
+    text = config(render, nginx_proxy_backends=["192.0.2.1", "2001:db8::2"], nginx_proxy_backend_port=18001)
+    assert "server 192.0.2.1:18001 " in text
+    assert "server [2001:db8::2]:18001 " in text
+    assert "proxy_next_upstream_tries 2;" in text
+
+
+def test_pool_closes_idle_connections_before_serve_does(render: Render) -> None:
+    assert "keepalive_timeout 60s;" in config(render)  # Ray Serve: 90 s
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version", "served"),
+    [("Debian", "12.1", True), ("Debian", "13.0", True), ("Ubuntu", "24.04", True), ("Ubuntu", "22.04", False)],
+)
+def test_refuses_a_distribution_without_the_module(
+    evaluate: Evaluate, distribution: str, version: str, served: bool
+) -> None:
+    task = yaml.safe_load((REPOSITORY / "roles/nginx_proxy/tasks/assert.yml").read_text())[0]
+    facts = {
+        "os_family": "Debian",
+        "distribution": distribution,
+        "distribution_version": version,
+        "distribution_major_version": version.split(".")[0],
+    }
+    conditions = task["ansible.builtin.assert"]["that"]
+    assert all(evaluate("nginx_proxy", f"{{{{ {that} }}}}", ansible_facts=facts) for that in conditions) is served
+
+
+@pytest.mark.parametrize(
+    ("addresses", "ipv6", "expected"),
+    [
+        (["0.0.0.0", "::"], ["fe80::1"], ["0.0.0.0:18080", "[::]:18080"]),
+        (["0.0.0.0", "::"], [], ["0.0.0.0:18080"]),
+        (["192.0.2.9", "2001:db8::9"], [], ["192.0.2.9:18080", "[2001:db8::9]:18080"]),
+    ],
+)
+def test_listens_on_ipv6_where_there_is_some(
+    render: Render, addresses: list[str], ipv6: list[str], expected: list[str]
+) -> None:
+    text = config(render, nginx_proxy_listen_addresses=addresses, ansible_facts=FACTS | {"all_ipv6_addresses": ipv6})
+    assert [line.split()[1] for line in text.splitlines() if line.strip().startswith("listen ")] == expected
+
+
+def test_every_error_is_the_envelope(evaluate: Evaluate) -> None:
+    errors = evaluate("nginx_proxy", "{{ __nginx_proxy_errors }}")
+    types = dict.fromkeys((400, 404, 405, 413, 414, 415, 431), "invalid_request_error")
+    types |= {429: "rate_limit_error", 500: "server_error", 503: "service_unavailable_error", 504: "timeout_error"}
+    for error in errors.values():
+        assert set(error) == {"status", "type", "param", "code", "message"}
+        assert error["type"] == types[error["status"]]
+
+
+def test_nothing_secret_is_logged(render: Render) -> None:
+    text = config(render)
+    log_format = text[text.index("log_format") : text.index("access_log")]
+    for variable in ("$request_uri", "$args", "$http_authorization", "$request_body", "$request "):
+        assert variable not in log_format
+
+
+# --- In a real nginx -------------------------------------------------------------------------------------------------
+
+
+class ServeStandIn(BaseHTTPRequestHandler):
+    """Stands in for Ray Serve: answers with what it was asked, and as the model's name orders."""
+
+    protocol_version = "HTTP/1.1"
+    server: StandInServer
+
+    def log_message(self, *_: object) -> None:
+        """No log on the test's screen."""
+
+    def answer(self, status: int, body: bytes, content_type: str = "application/json", **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def event(self, data: str) -> None:
+        text = f"data: {data}\n\n".encode()
+        self.wfile.write(f"{len(text):x}\r\n".encode() + text + b"\r\n")
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append(self.path)
+        if self.server.without_routes:
+            self.answer(404, b"Path not found", "text/plain")
+            return
+        order = json.loads(body).get("order", "echo") if body else "echo"
+        if order == "stream":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.event("1")
+            assert self.server.go_on.wait(20)
+            self.event("2")
+            self.event("[DONE]")
+            self.wfile.write(b"0\r\n\r\n")
+        elif order == "hang up":
+            self.close_connection = True
+        elif order == "backpressure":
+            self.answer(503, b"Request dropped due to backpressure", "text/plain")
+        elif order == "loading":
+            self.answer(503, b"{}", X_Llm_Error_Code="model_loading")
+        elif order == "crash":
+            self.answer(500, b"Traceback (most recent call last)", "text/plain")
+        elif order == "not found":
+            self.answer(404, b'{"detail":"Not Found"}')
+        elif order == "bad value":
+            self.answer(
+                400, b'{"error":{"message":"too hot","type":"invalid_request_error","param":"temperature","code":null}}'
+            )
+        else:
+            seen = {
+                "path": self.path,
+                "method": self.command,
+                "bytes": len(body),
+                "headers": {k.lower(): v for k, v in self.headers.items()},
+            }
+            self.answer(
+                200, json.dumps(seen).encode(), X_Request_Id="of-the-backend", X_Accel_Redirect="/_error/internal_error"
+            )
+
+
+class StandInServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: str, port: int = 0) -> None:
+        super().__init__((address, port), ServeStandIn)
+        self.seen: list[str] = []
+        self.without_routes = False
+        self.go_on = threading.Event()
+        self.connections: list[socket.socket] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def die(self) -> None:
+        """Let go of the port and of every connection, as a killed process does."""
+        self.shutdown()
+        self.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, *_: object) -> None:
+        """A client that went away is part of some tests."""
+
+
+@dataclass
+class Proxy:
+    """A running nginx with two backends, of which the second may be absent."""
+
+    url: str
+    directory: Path
+    config_file: Path
+    backends: list[StandInServer]
+    process: subprocess.Popen[bytes]
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.connect()
+
+    def connect(self) -> None:
+        if hasattr(self, "client"):
+            self.client.close()
+        self.client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+
+    def chat(
+        self, model: object = "demo/tiny-qwen2", path: str = "/v1/chat/completions", **more: Any
+    ) -> httpx.Response:
+        return self.client.post(path, json={"messages": [], "model": model} | more)
+
+    def seen(self) -> int:
+        return sum(len(backend.seen) for backend in self.backends)
+
+    def last_log(self, request_id: str) -> dict[str, Any]:
+        for _ in range(50):
+            for line in (self.directory / "access.log").read_text().splitlines():
+                entry = json.loads(line)
+                if entry["request_id"] == request_id:
+                    return dict(entry)
+            time.sleep(0.1)
+        raise AssertionError(f"no log line of {request_id}")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def proxy(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    directory = tmp_path_factory.mktemp("nginx")
+    for parent in (directory, *directory.parents[:2]):
+        parent.chmod(0o755)  # workers run as www-data
+    first = StandInServer("127.0.0.1")
+    port, listen = first.server_address[1], free_port()
+    second = StandInServer("127.0.0.2", port)
+    variables = {
+        "nginx_proxy_backends": ["127.0.0.1", "127.0.0.2"],
+        "nginx_proxy_backend_port": port,
+        "nginx_proxy_http_port": listen,
+        "nginx_proxy_listen_addresses": ["127.0.0.1"],
+        "nginx_proxy_log_dir": str(directory),
+        "nginx_proxy_max_body_mib": 8,
+        "nginx_proxy_worker_processes": "2",
+        "nginx_proxy_worker_connections": 128,
+        "__nginx_proxy_script_file": str(directory / "llm.js"),
+        "__nginx_proxy_pid_file": str(directory / "nginx.pid"),
+        "__nginx_proxy_temp_dir": str(directory),
+    }
+    (directory / "llm.js").write_text(render("nginx_proxy", "llm.js.j2"))
+    config_file = directory / "nginx.conf"
+    config_file.write_text(config(render, **variables))
+    test = subprocess.run(["nginx", "-t", "-q", "-c", str(config_file)], capture_output=True, text=True, check=False)
+    assert test.returncode == 0, test.stderr
+    for backend in (first, second):
+        threading.Thread(target=backend.serve_forever, daemon=True).start()
+    with subprocess.Popen(["nginx", "-c", str(config_file), "-g", "daemon off;"], stderr=subprocess.DEVNULL) as process:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", listen), 1):
+                break
+            time.sleep(0.05)
+        running = Proxy(f"http://127.0.0.1:{listen}", directory, config_file, [first, second], process)
+        yield running
+        running.client.close()
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    for backend in running.backends:
+        backend.die()
+
+
+@pytest.fixture(autouse=True)
+def _as_new(request: pytest.FixtureRequest) -> None:
+    if "proxy" in request.fixturenames:
+        for backend in request.getfixturevalue("proxy").backends:
+            backend.without_routes = False
+            backend.go_on.clear()
+
+
+def assert_error(
+    response: httpx.Response,
+    status: int,
+    code: str | None,
+    kind: str = "invalid_request_error",
+    param: str | None = None,
+) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    assert len(response.headers.get_list("x-request-id")) == 1
+    error = response.json()["error"]
+    assert error.pop("message").strip()
+    assert error == {"type": kind, "param": param, "code": code}
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("model", "application"),
+    [("demo/tiny-qwen2", "demo-tiny-qwen2"), ("Qwen/Qwen2.5-32B-Instruct", "demo-tiny-qwen2"), ("other", "other")],
+)
+def test_routes_by_model_and_alias(proxy: Proxy, model: str, application: str) -> None:
+    response = proxy.chat(model, path="/v1/chat/completions?a=b%20c")
+    assert response.status_code == 200
+    assert response.json()["path"] == f"/m/{application}/v1/chat/completions?a=b%20c"
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    "model", ["nobody", "Other", "other\n", "demo/tiny-qwen2x", "constructor", "", "x" * 5000, "ü"]
+)
+def test_unknown_model_never_reaches_serve(proxy: Proxy, model: str) -> None:
+    before = proxy.seen()
+    assert_error(proxy.chat(model), 404, "model_not_found", param="model")
+    assert proxy.seen() == before
+
+
+@needs_nginx
+@pytest.mark.parametrize("model", [None, 5, ["other"], {"model": "other"}])
+def test_model_must_be_a_string(proxy: Proxy, model: object) -> None:
+    assert_error(proxy.chat(model), 400, None, param="model")
+
+
+@needs_nginx
+@pytest.mark.parametrize("body", ["", "no json", '["model"]', '"model"', '{"messages": [', "null", "{} {}", '{"a": "'])
+def test_body_must_be_an_object(proxy: Proxy, body: str) -> None:
+    response = proxy.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert_error(response, 400, "invalid_json")
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    "body",
+    [
+        r'{"messages":[{"content":"\"model\":\"nobody\" \\"}],"model":"other"}',
+        r'{"x":{"model":"nobody"},"y":"model","model" : "other"}',
+        r'{"mod\u0065l":"\u006fther"}',
+        '{"input":[' + "1," * 1000 + '1],"model":"other"}',
+        '{"input":"' + r"\"" * 20000 + '","model":"other"}',
+        ' \n{"ü€😀":"ü€😀","model":"other"}\n',
+    ],
+)
+def test_finds_the_model_anywhere(proxy: Proxy, body: str) -> None:
+    response = proxy.client.post(
+        "/v1/completions", content=body.encode(), headers={"Content-Type": "application/json; charset=utf-8"}
+    )
+    assert response.status_code == 200, response.text
+    assert response.json()["path"] == "/m/other/v1/completions"
+
+
+@needs_nginx
+@pytest.mark.parametrize("text", ["x", "\\", '"', "ü"], ids=["plain", "backslashes", "quotes", "utf-8"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_big_body(proxy: Proxy, text: str, chunked: bool) -> None:
+    body = json.dumps(
+        {"messages": [text * (5_000_000 // len(json.dumps(text, ensure_ascii=False)))], "model": "other"},
+        ensure_ascii=False,
+    ).encode()
+    content = (body[i : i + 20_001] for i in range(0, len(body), 20_001)) if chunked else body
+    response = proxy.client.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200, response.text
+    assert response.json()["bytes"] == len(body)
+    assert response.json()["path"] == "/m/other/v1/chat/completions"
+
+
+@needs_nginx
+def test_big_body_without_a_model(proxy: Proxy) -> None:
+    assert_error(
+        proxy.client.post("/v1/chat/completions", json={"messages": ["x" * 2_000_000]}), 400, None, param="model"
+    )
+
+
+@needs_nginx
+def test_too_big_body(proxy: Proxy) -> None:
+    assert_error(proxy.chat(messages=["x" * 9_000_000]), 413, "request_too_large")
+
+
+@needs_nginx
+def test_only_json_bodies(proxy: Proxy) -> None:
+    assert_error(proxy.client.post("/v1/chat/completions", data={"model": "other"}), 415, "unsupported_media_type")
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/v1",
+        "/metrics",
+        "/-/routes",
+        "/m/other/v1/models",
+        "/_error/internal_error",
+        "/healthz",
+        "/v1/../m/other/health",
+    ],
+)
+def test_everything_else_does_not_exist(proxy: Proxy, path: str) -> None:
+    before = proxy.seen()
+    for method in ("GET", "POST"):
+        assert_error(proxy.client.request(method, path), 404, "unknown_url")
+    assert proxy.seen() == before
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/chat/completions"), ("POST", "/v1/models"), ("DELETE", "/health"), ("OPTIONS", "/v1/completions")],
+)
+def test_methods(proxy: Proxy, method: str, path: str) -> None:
+    response = proxy.client.request(method, path)
+    assert_error(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == ("POST" if "completions" in path else "GET, HEAD")
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/health", "/health"),
+        ("/health/live", "/health/live"),
+        ("/health/ready?x=1", "/health/ready?x=1"),
+        ("/v1/models", "/v1/models"),
+        ("/v1/models/demo/tiny-qwen2", "/v1/models/demo/tiny-qwen2"),
+        ("/v1/models/demo%2Ftiny-qwen2", "/v1/models/demo/tiny-qwen2"),
+        ("/v1/models/a%20b%3fc", "/v1/models/a%20b%3Fc"),
+        ("/-/x/../../v1/models", "/v1/models"),
+    ],
+)
+def test_gateway_paths(proxy: Proxy, path: str, asked: str) -> None:
+    text = raw(proxy, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert text.startswith("HTTP/1.1 200"), text
+    assert json.loads(text.partition("\r\n\r\n")[2])["path"] == asked
+
+
+def raw(proxy: Proxy, request: str) -> str:
+    """Without httpx, which would tidy the path up."""
+    host, port = proxy.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as s:
+        s.sendall(request.encode())
+        return b"".join(iter(lambda: s.recv(65536), b"")).decode()
+
+
+@needs_nginx
+def test_a_path_can_not_add_a_header(proxy: Proxy) -> None:
+    body = '{"model":"other"}'
+    head = f"Host: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    text = raw(proxy, f"POST /v1/a%20HTTP/1.1%0d%0aX-Injected:%20y HTTP/1.1\r\n{head}\r\n\r\n{body}")
+    answer = json.loads(text.partition("\r\n\r\n")[2])
+    assert answer["path"] == "/m/other/v1/a%20HTTP/1.1%0D%0AX-Injected:%20y"
+    assert "x-injected" not in answer["headers"]
+
+
+@needs_nginx
+def test_request_id(proxy: Proxy) -> None:
+    response = proxy.client.post("/v1/completions", json={"model": "other"}, headers={"X-Request-Id": "my-id.1"})
+    assert response.headers.get_list("x-request-id") == ["my-id.1"]
+    assert response.json()["headers"]["x-request-id"] == "my-id.1"
+    for bad in ("a b", "x" * 129, "<script>", 'a"b'):
+        response = proxy.client.post("/v1/completions", json={"model": "other"}, headers={"X-Request-Id": bad})
+        own = response.headers["x-request-id"]
+        assert own != bad
+        assert len(own) == 32
+        assert response.json()["headers"]["x-request-id"] == own
+
+
+@needs_nginx
+def test_key_does_not_reach_serve(proxy: Proxy) -> None:
+    response = proxy.client.post(
+        "/v1/completions",
+        json={"model": "other"},
+        headers={"Authorization": "Bearer sk-secret", "X-Request-Id": "key-1"},
+    )
+    assert "authorization" not in response.json()["headers"]
+    assert "sk-secret" not in (proxy.directory / "access.log").read_text()
+
+
+@needs_nginx
+def test_log_line(proxy: Proxy) -> None:
+    proxy.client.post(
+        "/v1/completions?key=hidden",
+        json={"model": "demo/tiny-qwen2", "prompt": "hidden"},
+        headers={"X-Request-Id": "log-1"},
+    )
+    entry = proxy.last_log("log-1")
+    assert entry["path"] == "/v1/completions"
+    assert entry["model"] == "demo/tiny-qwen2"
+    assert entry["status"] == 200
+    assert entry["method"] == "POST"
+    assert entry["upstream"]
+    assert isinstance(entry["seconds"], float)
+    assert "hidden" not in json.dumps(entry)
+
+
+@needs_nginx
+def test_stream_passes_at_once_and_survives_a_reload(proxy: Proxy) -> None:
+    workers = set(children(proxy.process.pid))
+    # A client of its own: a reload closes connections that are idle.
+    streaming = httpx.stream(
+        "POST",
+        f"{proxy.url}/v1/chat/completions",
+        json={"model": "other", "order": "stream"},
+        timeout=20,
+        trust_env=False,
+    )
+    with streaming as response:
+        assert response.headers["x-accel-buffering"] == "no"
+        lines = response.iter_lines()
+        assert next(lines) == "data: 1"  # the backend waits: nothing was held back
+        subprocess.run(["nginx", "-c", str(proxy.config_file), "-s", "reload"], check=True, capture_output=True)
+        for _ in range(100):
+            if set(children(proxy.process.pid)) - workers:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("nginx did not reload")
+        assert httpx.get(f"{proxy.url}/health", trust_env=False).status_code == 200
+        for backend in proxy.backends:
+            backend.go_on.set()
+        assert [line for line in lines if line] == ["data: 2", "data: [DONE]"]
+    proxy.connect()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@needs_nginx
+def test_errors_of_serve_become_the_envelope(proxy: Proxy) -> None:
+    unavailable = "service_unavailable_error"
+    assert_error(proxy.chat(order="backpressure"), 503, "service_unavailable", unavailable)
+    assert_error(proxy.chat(order="loading"), 503, "model_loading", unavailable)
+    assert_error(proxy.chat(order="crash"), 500, "internal_error", "server_error")
+    assert_error(proxy.chat(order="hang up"), 503, "service_unavailable", unavailable)
+    assert_error(proxy.chat(order="not found"), 404, "model_not_found", param="model")
+    assert_error(proxy.chat(order="not found", path="/v1/nothing"), 404, "unknown_url")
+    time.sleep(5.5)  # fail_timeout, after the hang-ups
+
+
+@needs_nginx
+def test_what_the_engine_says_about_a_bad_value_is_passed_on(proxy: Proxy) -> None:
+    assert_error(proxy.chat(order="bad value"), 400, None, param="temperature")
+
+
+@needs_nginx
+def test_a_node_without_its_routes_is_passed_over(proxy: Proxy) -> None:
+    proxy.backends[0].without_routes = True
+    for _ in range(6):
+        assert proxy.chat().status_code == 200
+        assert proxy.client.get("/v1/models").status_code == 200
+    proxy.backends[1].without_routes = True
+    assert_error(proxy.chat(), 503, "service_unavailable", "service_unavailable_error")
+    assert_error(proxy.client.get("/health"), 503, "service_unavailable", "service_unavailable_error")
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 20000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
+        (b"NO SENSE\r\n\r\n", 400),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: odd\r\n\r\n", 400),
+    ],
+)
+def test_malformed_requests_get_the_envelope(proxy: Proxy, request_bytes: bytes, status: int) -> None:
+    host, port = proxy.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as s:
+        s.sendall(request_bytes)
+        s.settimeout(10)
+        text = b""
+        while b"}}" not in text and (more := s.recv(65536)):
+            text += more
+    head, _, body = text.decode().partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} "), text
+    assert "\r\nX-Request-Id: " in head
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+@needs_nginx
+def test_a_dead_backend_costs_nothing_and_none_is_503(proxy: Proxy) -> None:
+    port = proxy.backends[1].server_address[1]
+    proxy.backends[1].die()
+    started = time.monotonic()
+    for _ in range(10):
+        assert proxy.chat().status_code == 200
+    assert time.monotonic() - started < 2
+    proxy.backends[0].die()
+    assert_error(proxy.chat(), 503, "service_unavailable", "service_unavailable_error")
+    assert_error(proxy.client.get("/health"), 503, "service_unavailable", "service_unavailable_error")
+    for index, address in enumerate(("127.0.0.1", "127.0.0.2")):
+        proxy.backends[index] = StandInServer(address, port)
+        threading.Thread(target=proxy.backends[index].serve_forever, daemon=True).start()
+    for _ in range(80):
+        if proxy.chat().status_code == 200:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the backends are back and nginx does not use them")
