@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Ports that a node has open although no parameter of the role names them.
-RAY_FIXED_PORTS = {8500: "Serve's own proxy, which HAProxy falls back to"}
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Expected:
             ports |= {ray[f"ray_node_{part}_port"]: True for part in pinned}
             ports[raw["serve_port"]] = True
             # What has a name in the inventory is known, and documented with the role.
-            allowed |= {port for key, port in ray.items() if key.endswith("_port")} | set(RAY_FIXED_PORTS)
+            allowed |= {port for key, port in ray.items() if key.endswith("_port")}
             ranges += [
                 (ray[f"ray_node_{part}_port_first"], ray[f"ray_node_{part}_port_last"])
                 for part in ("worker", "replica")

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 _TYPES = {401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 # Seconds after which a client may try again when the service can't answer now.
 _RETRY_AFTER_S = 2
+_CODE_HEADER = "X-Llm-Error-Code"
 
 
 def envelope(status: int, message: str, code: str | None, param: str | None = None) -> dict[str, object]:
@@ -26,7 +27,10 @@ def envelope(status: int, message: str, code: str | None, param: str | None = No
 
 def error_response(status: int, message: str, code: str | None, param: str | None = None) -> JSONResponse:
     """An error as a whole response."""
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else None
+    # nginx makes its own envelope of it, and hides the header.
+    headers = {_CODE_HEADER: code} if code else {}
+    if status == 503:
+        headers["Retry-After"] = str(_RETRY_AFTER_S)
     return JSONResponse(envelope(status, message, code, param), status_code=status, headers=headers)
 
 
