@@ -48,8 +48,8 @@ def failure(api: ServeApi, name: str, application: Mapping[str, Any]) -> str:
     messages = [application.get("message", "")]
     messages += [d.get("message", "") for d in application.get("deployments", {}).values()]
     said = max(messages, key=len).strip()
-    cause = cause or root_cause(said)
-    return "\n".join(filter(None, [f"application {name} failed: {cause or said}", said if cause else ""]))
+    # Serve's own message carries whole tracebacks; its first line says what Serve did about it.
+    return f"application {name} failed: {cause or root_cause(said) or said}\n{said.partition(chr(10))[0]}".strip()
 
 
 def wait_until_running(
