@@ -65,8 +65,10 @@ def test_nothing_else_is_open_to_others(host: Any, me: Any, expected: Any) -> No
             return listener.address in ("*", me.address)
         if any(low <= listener.port <= high for low, high in me.allowed_ranges):
             return True
-        # A replica's channels to other replicas: Ray takes any free port and has no option for it.
-        return listener.program.startswith("ray::") and first <= listener.port <= last and listener.port not in me.ports
+        # Channels between replicas and between an engine's processes: Ray and torch.distributed take any free port and
+        # have no option for it.
+        is_engine = listener.program.startswith(("ray::", "VLLM::"))
+        return is_engine and first <= listener.port <= last and listener.port not in me.ports
 
     wrong = [
         listener
