@@ -10,6 +10,8 @@ from typing import Any
 
 from . import _tokenizer, _weights
 
+# Length of an answer where the request doesn't set one.
+DEFAULT_NEW_TOKENS = 256
 MAX_POSITION_EMBEDDINGS = 4096
 
 
@@ -84,6 +86,9 @@ def _generation_config() -> dict[str, Any]:
         "do_sample": True,
         "eos_token_id": [special(_tokenizer.END_OF_TURN), special(_tokenizer.END_OF_TEXT)],
         "pad_token_id": special(_tokenizer.END_OF_TEXT),
+        # It never ends its turn by itself. Without this, a request that sets no limit would fill the whole context and
+        # leave no room for a second turn.
+        "max_new_tokens": DEFAULT_NEW_TOKENS,
     }
 
 
