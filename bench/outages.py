@@ -74,12 +74,12 @@ class Watch:
         return next(at for at in self.answered if at > last) - self.failed[0][0]
 
 
-# What is killed, on which host, and how. Processes are killed by PID, which their unit's control group knows.
+# What is killed, on which host, and how. No pattern matches the shell that carries it.
 _FAULTS = {
     "raylet of the worker": ("worker1", "kill -9 $(pgrep --oldest --full 'raylet/raylet ' --uid llm)"),
     "engine of the replica": ("worker1", "kill -9 $(pgrep --oldest --full '^VLLM::EngineCore')"),
     "replica": ("worker1", "kill -9 $(pgrep --oldest --full '^ray::.*ModelServer')"),
-    "Serve's proxy on the worker": ("worker1", "kill -9 $(pgrep --full '^ray::HAProxyManager|haproxy.cfg')"),
+    "Serve's proxy on the worker": ("worker1", "kill -9 $(pgrep --newest --full 'haproxy[.]cfg')"),
     "nginx, master": ("proxy1", "kill -9 $(systemctl show --property MainPID --value nginx)"),
     "every process of the head": ("head1", "systemctl kill --signal=KILL ray-head"),
     "reboot of the worker": ("worker1", "systemctl reboot"),
@@ -102,12 +102,14 @@ def main() -> int:
         watch, stop = Watch(options.url), threading.Event()
         thread = threading.Thread(target=watch.run, args=(stop,))
         thread.start()
-        time.sleep(3)
-        # A host that reboots cuts its own connection.
-        hosts.execute(host, ["sh", "-c", command], check="reboot" not in command)
-        back = watch.wait_until_quiet()
-        stop.set()
-        thread.join()
+        try:
+            time.sleep(3)
+            # A host that reboots cuts its own connection.
+            hosts.execute(host, ["sh", "-c", command], check="reboot" not in command)
+            back = watch.wait_until_quiet()
+        finally:
+            stop.set()
+            thread.join()
         how = ", ".join(sorted({why for _, why in watch.failed})) or "-"
         seconds = f"{watch.outage():.1f}" if back else f"not back after {_GIVE_UP_S:.0f}"
         print(f"| {name} | {seconds} | {len(watch.failed)} | {how} |", flush=True)
