@@ -22,8 +22,8 @@ from testhosts import TestHosts
 _MODEL = "Qwen/Qwen2.5-32B-Instruct"
 _PERIOD_S = 0.25
 _REQUEST_TIMEOUT_S = 5.0
-# Seconds of answers in a row after which the service counts as back.
-_QUIET_S = 20.0
+# Seconds of answers in a row after which the service counts as back; a host takes half a minute to begin its reboot.
+_QUIET_S = 60.0
 _GIVE_UP_S = 300.0
 
 
