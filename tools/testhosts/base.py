@@ -104,14 +104,15 @@ def _bootstrap(suite: str, target: Path, work: Path, group: Path, echo: Echo) ->
     archives = settings.machine_sources(suite)
     sources.write_text("\n".join(source.render() for source in archives))
     apt_conf.write_text("\n".join(settings.apt_settings()) + "\n")
-    own = archives != settings.default_sources(suite)
+    # Without sources mmdebstrap takes the public archive, of which it knows the address.
+    own = [str(sources)] if archives else []
     echo(f"base {suite}: building from {'the archives of this machine' if own else 'the public Debian archive'}")
     argv = [
         # A control group and a mount namespace of its own: what a killed build leaves can be found, and holds no mount
         # of the machine.
         "/bin/sh", "-c", 'echo 0 >"$1" && shift && exec "$@"', "sh", str(group / "cgroup.procs"),
         "unshare", "--mount", "mmdebstrap", "--mode=root", "--format=directory", "--variant=apt",
-        f"--include={','.join(_PACKAGES)}", f"--aptopt={apt_conf}", suite, str(target), str(sources),
+        f"--include={','.join(_PACKAGES)}", f"--aptopt={apt_conf}", suite, str(target), *own,
     ]  # fmt: skip
     log: list[str] = []
     label, begun = "", time.monotonic()

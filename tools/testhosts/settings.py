@@ -22,8 +22,6 @@ from .shell import run
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-# The public default where the machine itself has no Debian sources.
-DEBIAN_MIRROR = "http://archive.example"
 DEBIAN_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -64,14 +62,6 @@ class AptSource:
             f"Types: deb\nURIs: {' '.join(self.uris)}\nSuites: {' '.join(self.suites)}\n"
             f"Components: {' '.join(self.components)}\nSigned-By: {self.signed_by}\n"
         )
-
-
-def default_sources(suite: str) -> list[AptSource]:
-    """The public Debian archive."""
-    return [
-        AptSource((f"{DEBIAN_MIRROR}/debian",), (suite, f"{suite}-updates"), ("main",)),
-        AptSource((f"{DEBIAN_MIRROR}/debian-security",), (f"{suite}-security",), ("main",)),
-    ]
 
 
 def debian_sources(suite: str, texts: Iterable[tuple[str, str]], machine_suite: str | None) -> list[AptSource]:
@@ -144,7 +134,7 @@ def _of_release(source: AptSource, release: str) -> AptSource | None:
 
 
 def machine_sources(suite: str) -> list[AptSource]:
-    """What hosts of this suite install from: the machine's own Debian archives, else the public one."""
+    """What hosts of this suite install from: the machine's own Debian archives; none where it isn't a Debian."""
     etc = Path("/etc/apt")
     files = [
         etc / "sources.list",
@@ -154,7 +144,7 @@ def machine_sources(suite: str) -> list[AptSource]:
     texts = [(path.name, path.read_text(errors="replace")) for path in files if path.is_file()]
     release = os_release()
     own = release.get("VERSION_CODENAME") if release.get("ID") == "debian" else None
-    return debian_sources(suite, texts, own) or default_sources(suite)
+    return debian_sources(suite, texts, own)
 
 
 def os_release() -> Mapping[str, str]:
