@@ -20,17 +20,32 @@ class StandInForServe:
     def __init__(self) -> None:
         self.is_well = True
         self.hangs = False
+        self.is_loading = False
         self.seen: list[tuple[str, str, bytes]] = []
         self.url = ""
 
     async def _health(self, _: web.Request) -> web.Response:
         if self.hangs:
             await asyncio.sleep(5)
+        if self.is_loading:
+            return web.Response(status=503, headers={"X-Llm-Error-Code": "model_loading"})
         return web.Response(status=200 if self.is_well else 503)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        answers = {"200": {"description": "OK"}, "422": {"description": "FastAPI's own"}}
+        operation = {"requestBody": {"$ref": "#/components/schemas/Chat"}, "responses": answers}
+        schemas = {"Chat": {"items": {"$ref": "#/components/schemas/Message"}}, "Message": {}, "Unused": {}}
+        paths = {"/v1/chat/completions": {"post": operation}, "/reset_prefix_cache": {"post": operation}}
+        return web.json_response({"paths": paths, "components": {"schemas": schemas}})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.seen.append((request.path_qs, request.headers.get("X-Request-Id", ""), body))
+        if b"hangs up once" in body and len(self.seen) == 1:
+            assert request.transport is not None
+            request.transport.close()
+        if b"refusal" in body:
+            return web.Response(status=400, body=b"{}", headers={"X-Llm-Error-Code": "null"})
         if b"plain-failure" in body:
             return web.Response(status=500, text="Internal Server Error")
         if not json.loads(body).get("stream"):
@@ -45,10 +60,15 @@ class StandInForServe:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def _form(self, request: web.Request) -> web.Response:
+        return web.json_response({"bytes": len(await request.read())})
+
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/m/{slug}/health", self._health)
+        app.router.add_get("/m/{slug}/openapi.json", self._openapi)
         app.router.add_post("/m/{slug}/v1/chat/completions", self._chat)
+        app.router.add_post("/m/{slug}/v1/audio/transcriptions", self._form)
         return app
 
 

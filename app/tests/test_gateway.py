@@ -14,6 +14,7 @@ from llm_gateway.gateway import make_app
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+REST = {"nodes": 1, "port": 18000, "max_body_mib": 1}
 ID, ALIAS = "demo/tiny-qwen2", "Qwen/Qwen2.5-32B-Instruct"
 
 
@@ -21,7 +22,12 @@ ID, ALIAS = "demo/tiny-qwen2", "Qwen/Qwen2.5-32B-Instruct"
 def client(serve: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setattr(_upstream, "_PROBE_TTL_S", 0.0)
     config = GatewayApplication.model_validate(
-        {"models": [{"id": ID, "slug": "demo-tiny-qwen2", "aliases": [ALIAS]}], "nodes": 1, "port": 18000}
+        {
+            "models": [{"id": ID, "slug": "demo-tiny-qwen2", "aliases": [ALIAS]}],
+            "nodes": 1,
+            "port": 18000,
+            "max_body_mib": 1,
+        }
     )
     with TestClient(make_app(config, serve.url), raise_server_exceptions=False) as client:
         yield client
@@ -47,6 +53,8 @@ def test_health_says_what_the_engine_says(client: TestClient, serve: Any) -> Non
     assert (response.status_code, response.json()) == (503, {"status": "unavailable", "models": {ID: "unavailable"}})
     assert client.get("/health/ready").status_code == 503
     assert client.get("/health/live").status_code == 200
+    serve.is_loading = True
+    assert client.get("/health").json()["models"] == {ID: "loading"}
 
 
 def test_a_hanging_engine_is_not_well(client: TestClient, serve: Any) -> None:
@@ -101,20 +109,74 @@ def test_plain_text_failures_become_the_envelope(client: TestClient) -> None:
         (b"", (400, "invalid_request_error", "invalid_json", None)),
         (b"{", (400, "invalid_request_error", "invalid_json", None)),
         (b"[" * 100_000, (400, "invalid_request_error", "invalid_json", None)),
+        (b'{"model": "m", "temperature": NaN}', (400, "invalid_request_error", "invalid_json", None)),
         (b"[]", (400, "invalid_request_error", None, "model")),
         (b'{"model": 1}', (400, "invalid_request_error", None, "model")),
         (b'{"model": "secret-name"}', (404, "invalid_request_error", "model_not_found", "model")),
     ],
 )
 def test_bad_bodies(client: TestClient, body: bytes, expected: tuple[Any, ...]) -> None:
-    response = client.post("/v1/chat/completions", content=body)
+    response = client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
     assert error(response) == expected
     assert "secret-name" not in response.text
 
 
 def test_unknown_urls_and_methods(client: TestClient) -> None:
-    assert error(client.get("/docs")) == (404, "invalid_request_error", "unknown_url", None)
+    for path in ("/docs", "/v1/nothing", "/reset_prefix_cache"):
+        assert error(client.get(path)) == (404, "invalid_request_error", "unknown_url", None)
     assert error(client.delete("/health")) == (405, "invalid_request_error", "method_not_allowed", None)
+    response = client.get("/v1/chat/completions")
+    assert error(response) == (405, "invalid_request_error", "method_not_allowed", None)
+    assert response.headers["allow"] == "POST"
+
+
+def test_only_json(client: TestClient) -> None:
+    response = client.post("/v1/chat/completions", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert error(response) == (415, "invalid_request_error", "unsupported_media_type", None)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large(client: TestClient, chunked: bool) -> None:
+    body = b" " * (2**20 + 1)
+    content = iter([body[:100], body[100:]]) if chunked else body
+    response = client.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
+    assert error(response) == (413, "invalid_request_error", "request_too_large", None)
+
+
+def test_a_form_goes_to_the_model_that_it_names(client: TestClient) -> None:
+    path, sound = "/v1/audio/transcriptions", {"file": ("a.wav", b"RIFF\r\n--", "audio/wav")}
+    assert client.post(path, data={"language": "en", "model": ID}, files=sound).json()["bytes"] > 100
+    missing = (400, "invalid_request_error", None, "model")
+    assert error(client.post(path, data={"language": "model"}, files=sound)) == missing
+    assert error(client.post(path, data={"model": "x"}, files=sound))[2] == "model_not_found"
+    bare = {"Content-Type": "multipart/form-data"}
+    assert error(client.post(path, content=b"--x", headers=bare)) == missing
+
+
+@pytest.mark.parametrize(("given", "kept"), [("r-1._", True), ("a b", False), ("x" * 129, False), ("", False)])
+def test_every_answer_has_one_id(client: TestClient, given: str, kept: bool) -> None:
+    for path in ("/health", "/nothing"):
+        ids = client.get(path, headers={"X-Request-Id": given}).headers.get_list("x-request-id")
+        assert len(ids) == 1
+        assert (ids[0] == given) is kept
+
+
+def test_what_a_replica_refuses_is_passed_on(client: TestClient) -> None:
+    response = chat(client, user="refusal")
+    assert (response.status_code, response.content) == (400, b"{}")
+
+
+def test_a_connection_closed_at_the_wrong_moment_is_nobodys_error(client: TestClient, serve: Any) -> None:
+    assert chat(client, user="hangs up once").status_code == 200
+    assert len(serve.seen) == 2
+
+
+def test_openapi_shows_what_can_be_reached(client: TestClient) -> None:
+    document = client.get("/v1/openapi.json").json()
+    assert "/reset_prefix_cache" not in document["paths"]
+    assert {"/v1/chat/completions", "/v1/models", "/health"} < set(document["paths"])
+    assert set(document["components"]["schemas"]) == {"Chat", "Message", "Error", "Model", "ModelList", "Health"}
+    assert "422" not in document["paths"]["/v1/chat/completions"]["post"]["responses"]
 
 
 def test_a_model_whose_application_is_not_there_is_loading(client: TestClient) -> None:
@@ -129,7 +191,9 @@ def test_a_model_whose_application_is_not_there_is_loading(client: TestClient) -
 
 
 def test_no_serve_at_all() -> None:
-    config = GatewayApplication.model_validate({"models": [{"id": ID, "slug": "m"}], "nodes": 1, "port": 18000})
+    config = GatewayApplication.model_validate(
+        {"models": [{"id": ID, "slug": "m"}], "nodes": 1, "port": 18000, "max_body_mib": 1}
+    )
     # Port 9 is discard's; nothing listens there on loopback.
     with TestClient(make_app(config, "http://127.0.0.1:9")) as client:
         assert client.get("/health").status_code == 503

@@ -20,7 +20,7 @@ def config(accelerator: str = "gpu", **model: Any) -> dict[str, Any]:
 def test_defaults() -> None:
     made = config()
     assert made["model_loading_config"] == {"model_id": "org/name", "model_source": "org/name"}
-    assert made["engine_kwargs"] == {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
+    assert made["engine_kwargs"] == {"max_num_seqs": 256, "tensor_parallel_size": 1, "pipeline_parallel_size": 1}
     assert made["deployment_config"]["num_replicas"] == 1
     assert made["accelerator_config"] == {"kind": "gpu"}
     assert "placement_group_config" not in made
@@ -32,9 +32,17 @@ def test_engine_arguments_are_untouched() -> None:
     assert made["engine_kwargs"] == {
         "max_model_len": 2048,
         "anything": {"a": [1]},
+        "max_num_seqs": 256,
         "tensor_parallel_size": 4,
         "pipeline_parallel_size": 1,
     }
+
+
+def test_the_engine_batches_what_may_run_unless_it_is_told_otherwise() -> None:
+    made = config(max_ongoing_requests=8, max_queued_requests=2)
+    assert made["engine_kwargs"]["max_num_seqs"] == 8
+    assert made["experimental_configs"]["limits"] == {"running": 8, "waiting": 2}
+    assert config(max_ongoing_requests=8, engine={"max_num_seqs": 4})["engine_kwargs"]["max_num_seqs"] == 4
 
 
 def test_a_cpu_node_needs_one_cpu_per_device() -> None:

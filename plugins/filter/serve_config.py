@@ -37,6 +37,10 @@ options:
     description: Number of nodes of the Ray cluster; each gets a replica of the gateway.
     type: int
     required: true
+  max_body_mib:
+    description: Largest body of a request to the gateway, in MiB.
+    type: int
+    required: true
   accelerator:
     description: What the engines run on, C(gpu) or C(cpu).
     type: str
@@ -46,7 +50,7 @@ options:
 
 EXAMPLES = r"""
 config: "{{ llm_models | gpu_cluster.platform.serve_config(
-  app_path='/opt/llm/app/1', serve_port=18000, node_count=2, accelerator='gpu') }}"
+  app_path='/opt/llm/app/1', serve_port=18000, node_count=2, max_body_mib=32, accelerator='gpu') }}"
 """
 
 RETURN = r"""
@@ -60,7 +64,13 @@ KEEP_ALIVE_SECONDS = 90
 
 
 def serve_config(
-    models: Sequence[Mapping[str, Any]], *, app_path: str, serve_port: int, node_count: int, accelerator: str
+    models: Sequence[Mapping[str, Any]],
+    *,
+    app_path: str,
+    serve_port: int,
+    node_count: int,
+    max_body_mib: int,
+    accelerator: str,
 ) -> dict[str, Any]:
     """Return the Serve config (``ray.serve.schema.ServeDeploySchema``) of the inventory's models."""
     runtime_env = {"env_vars": {"PYTHONPATH": app_path}}
@@ -72,7 +82,7 @@ def serve_config(
         "route_prefix": "/",
         "import_path": "llm_gateway.gateway:build",
         "runtime_env": runtime_env,
-        "args": {"models": routes, "nodes": node_count, "port": serve_port},
+        "args": {"models": routes, "nodes": node_count, "port": serve_port, "max_body_mib": max_body_mib},
     }
     return {
         "proxy_location": "EveryNode",

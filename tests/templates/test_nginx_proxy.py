@@ -20,6 +20,8 @@ import httpx
 import pytest
 import yaml
 
+from llm_gateway._routes import FORM_PATHS, JSON_PATHS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,10 +38,10 @@ FACTS = {
     "distribution": "Debian",
     "distribution_major_version": "12",
 }
-MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
+MODULE = Path("/usr/lib/nginx/modules/ngx_http_lua_module.so")
 
 no_nginx = (
-    "no nginx with its JavaScript module here: apt-get install --no-install-recommends nginx libnginx-mod-http-js"
+    "no nginx with its Lua module here: apt-get install --no-install-recommends nginx libnginx-mod-http-lua lua-cjson"
     if not (shutil.which("nginx") and MODULE.exists())
     else "nginx binds and switches users as root only"
     if os.geteuid() != 0
@@ -57,7 +59,7 @@ def config(render: Render, **variables: Any) -> str:
 
 
 def test_files_say_that_they_are_managed(render: Render) -> None:
-    for template in ("nginx.conf.j2", "llm.js.j2", "nginx.service.d-llm.conf.j2"):
+    for template in ("nginx.conf.j2", "llm.lua.j2", "nginx.service.d-llm.conf.j2"):
         text = render(
             "nginx_proxy", template, ansible_facts=FACTS, nginx_proxy_backends=["192.0.2.1"], nginx_proxy_models=MODELS
         )
@@ -113,6 +115,7 @@ def test_listens_on_ipv6_where_there_is_some(
 def test_every_error_is_the_envelope(evaluate: Evaluate) -> None:
     errors = evaluate("nginx_proxy", "{{ __nginx_proxy_errors }}")
     types = dict.fromkeys((400, 404, 405, 413, 414, 415, 431), "invalid_request_error")
+    types |= {408: "timeout_error"}
     types |= {429: "rate_limit_error", 500: "server_error", 503: "service_unavailable_error", 504: "timeout_error"}
     for error in errors.values():
         assert set(error) == {"status", "type", "param", "code", "message"}
@@ -160,7 +163,7 @@ class ServeStandIn(BaseHTTPRequestHandler):
         if self.server.without_routes:
             self.answer(404, b"Path not found", "text/plain")
             return
-        order = json.loads(body).get("order", "echo") if body else "echo"
+        order = json.loads(body).get("order", "echo") if body.startswith(b"{") else "echo"
         if order == "stream":
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -173,14 +176,27 @@ class ServeStandIn(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         elif order == "hang up":
             self.close_connection = True
+        elif order.startswith("broken"):
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            piece = b"" if "at once" in order else b"9\r\ndata: 1\n\n\r\n"
+            if "apart" in order:
+                self.wfile.write(head)
+                time.sleep(0.1)
+                head = b""
+            self.wfile.write(head + piece + (b"ff\r\ndata: par" if "in a piece" in order else b""))
+            self.close_connection = True
         elif order == "backpressure":
             self.answer(503, b"Request dropped due to backpressure", "text/plain")
+        elif order == "overloaded":
+            self.answer(503, b"{}", X_Llm_Error_Code="overloaded")
+        elif order == "failure":
+            self.answer(500, b"{}", X_Llm_Error_Code="internal_error")
         elif order == "loading":
             self.answer(503, b"{}", X_Llm_Error_Code="model_loading")
         elif order == "crash":
             self.answer(500, b"Traceback (most recent call last)", "text/plain")
         elif order == "not found":
-            self.answer(404, b'{"detail":"Not Found"}')
+            self.answer(404, b"{}", X_Llm_Error_Code="unknown_url")
         elif order == "bad value":
             self.answer(
                 400, b'{"error":{"message":"too hot","type":"invalid_request_error","param":"temperature","code":null}}'
@@ -283,11 +299,11 @@ def proxy(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "nginx_proxy_max_body_mib": 8,
         "nginx_proxy_worker_processes": "2",
         "nginx_proxy_worker_connections": 128,
-        "__nginx_proxy_script_file": str(directory / "llm.js"),
+        "__nginx_proxy_script_file": str(directory / "llm.lua"),
         "__nginx_proxy_pid_file": str(directory / "nginx.pid"),
         "__nginx_proxy_temp_dir": str(directory),
     }
-    (directory / "llm.js").write_text(render("nginx_proxy", "llm.js.j2"))
+    (directory / "llm.lua").write_text(render("nginx_proxy", "llm.lua.j2"))
     config_file = directory / "nginx.conf"
     config_file.write_text(config(render, **variables))
     test = subprocess.run(["nginx", "-t", "-q", "-c", str(config_file)], capture_output=True, text=True, check=False)
@@ -361,10 +377,20 @@ def test_model_must_be_a_string(proxy: Proxy, model: object) -> None:
 
 
 @needs_nginx
-@pytest.mark.parametrize("body", ["", "no json", '["model"]', '"model"', '{"messages": [', "null", "{} {}", '{"a": "'])
-def test_body_must_be_an_object(proxy: Proxy, body: str) -> None:
+@pytest.mark.parametrize(
+    "body",
+    ["", "no json", '{"messages": [', "{} {}", '{"a": "', '{"t": NaN}', '{"t": -Infinity}', "[" * 100_000],
+)
+def test_body_must_be_json(proxy: Proxy, body: str) -> None:
     response = proxy.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
     assert_error(response, 400, "invalid_json")
+
+
+@needs_nginx
+@pytest.mark.parametrize("body", ['["model"]', '"model"', "null", "5"])
+def test_body_must_be_an_object(proxy: Proxy, body: str) -> None:
+    response = proxy.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert_error(response, 400, None, param="model")
 
 
 @needs_nginx
@@ -416,7 +442,26 @@ def test_too_big_body(proxy: Proxy) -> None:
 
 @needs_nginx
 def test_only_json_bodies(proxy: Proxy) -> None:
-    assert_error(proxy.client.post("/v1/chat/completions", data={"model": "other"}), 415, "unsupported_media_type")
+    for kind in ("text/plain", "application/jsonp", "application/x-www-form-urlencoded", ""):
+        response = proxy.client.post("/v1/completions", content='{"model":"other"}', headers={"Content-Type": kind})
+        assert_error(response, 415, "unsupported_media_type")
+    assert_error(proxy.client.post("/v1/audio/translations", json={"model": "other"}), 415, "unsupported_media_type")
+
+
+@needs_nginx
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_form_is_routed_by_its_model(proxy: Proxy, size: int) -> None:
+    sound = {"file": ("model.wav", b"--\r\n" * (size // 4), "audio/wav")}
+    path = "/v1/audio/transcriptions"
+    response = proxy.client.post(path, data={"language": "en", "model": "other"}, files=sound)
+    assert (response.status_code, response.json()["path"]) == (200, f"/m/other{path}")
+    assert_error(proxy.client.post(path, data={"x": "other"}, files=sound), 400, None, param="model")
+    assert_error(proxy.client.post(path, data={"model": "nobody"}, files=sound), 404, "model_not_found", param="model")
+
+
+def test_both_ways_in_have_the_same_paths(evaluate: Evaluate) -> None:
+    paths = evaluate("nginx_proxy", "{{ __nginx_proxy_model_paths }}")
+    assert (tuple(paths["json"]), tuple(paths["form"])) == (JSON_PATHS, FORM_PATHS)
 
 
 @needs_nginx
@@ -431,6 +476,8 @@ def test_only_json_bodies(proxy: Proxy) -> None:
         "/_error/internal_error",
         "/healthz",
         "/v1/../m/other/health",
+        "/v1/nothing",
+        "/v1/models/",
     ],
 )
 def test_everything_else_does_not_exist(proxy: Proxy, path: str) -> None:
@@ -481,12 +528,51 @@ def raw(proxy: Proxy, request: str) -> str:
 
 @needs_nginx
 def test_a_path_can_not_add_a_header(proxy: Proxy) -> None:
-    body = '{"model":"other"}'
-    head = f"Host: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    text = raw(proxy, f"POST /v1/a%20HTTP/1.1%0d%0aX-Injected:%20y HTTP/1.1\r\n{head}\r\n\r\n{body}")
-    answer = json.loads(text.partition("\r\n\r\n")[2])
-    assert answer["path"] == "/m/other/v1/a%20HTTP/1.1%0D%0AX-Injected:%20y"
-    assert "x-injected" not in answer["headers"]
+    before = proxy.seen()
+    path = "/v1/models/a%20HTTP/1.1%0d%0aX-Injected:%20y"
+    text = raw(proxy, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert json.loads(text.partition("\r\n\r\n")[2])["error"]["code"] == "unknown_url"
+    assert proxy.seen() == before
+
+
+@needs_nginx
+def test_headers_that_serve_would_obey_stay_outside(proxy: Proxy) -> None:
+    orders = {
+        "X-Request-Timeout-Seconds": "1",
+        "X-Request-Disconnect-Disabled": "?1",
+        "Serve-Multiplexed-Model-Id": "x",
+    }
+    seen = proxy.client.post("/v1/completions", json={"model": "other"}, headers=orders).json()["headers"]
+    assert not {name.lower() for name in orders} & set(seen)
+
+
+@needs_nginx
+@pytest.mark.parametrize("way", ["", "apart", "at once", "at once, apart", "in a piece", "in a piece, apart"])
+def test_a_broken_stream_ends_with_an_error(proxy: Proxy, way: str) -> None:
+    text = raw_chat(proxy, {"model": "other", "order": f"broken {way}"})
+    assert "[DONE]" not in text
+    assert not text.endswith("0\r\n\r\n")
+    event = next(line for line in text.splitlines() if line.startswith('data: {"error"'))
+    error = json.loads(event.removeprefix("data: "))["error"]
+    assert error.pop("message")
+    assert error == {"type": "service_unavailable_error", "param": None, "code": "service_unavailable"}
+    assert text.count('data: {"error"') == 1
+    time.sleep(5.5)  # fail_timeout
+
+
+@needs_nginx
+def test_a_whole_stream_is_left_alone(proxy: Proxy) -> None:
+    for backend in proxy.backends:
+        backend.go_on.set()
+    text = proxy.chat(order="stream").text
+    assert text == "data: 1\n\ndata: 2\n\ndata: [DONE]\n\n"
+
+
+def raw_chat(proxy: Proxy, body: dict[str, Any]) -> str:
+    """As bytes on the wire, also where the answer has no proper end."""
+    content = json.dumps(body)
+    head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    return raw(proxy, f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n{content}")
 
 
 @needs_nginx
@@ -568,10 +654,11 @@ def test_errors_of_serve_become_the_envelope(proxy: Proxy) -> None:
     unavailable = "service_unavailable_error"
     assert_error(proxy.chat(order="backpressure"), 503, "service_unavailable", unavailable)
     assert_error(proxy.chat(order="loading"), 503, "model_loading", unavailable)
-    assert_error(proxy.chat(order="crash"), 500, "internal_error", "server_error")
+    assert_error(proxy.chat(order="overloaded"), 503, "overloaded", unavailable)
+    assert_error(proxy.chat(order="crash"), 503, "service_unavailable", unavailable)
+    assert_error(proxy.chat(order="failure"), 500, "internal_error", "server_error")
     assert_error(proxy.chat(order="hang up"), 503, "service_unavailable", unavailable)
-    assert_error(proxy.chat(order="not found"), 404, "model_not_found", param="model")
-    assert_error(proxy.chat(order="not found", path="/v1/nothing"), 404, "unknown_url")
+    assert_error(proxy.chat(order="not found"), 404, "unknown_url")
     time.sleep(5.5)  # fail_timeout, after the hang-ups
 
 

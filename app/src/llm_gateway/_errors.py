@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 
-from fastapi.responses import JSONResponse
-
 _TYPES = {401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 # Seconds after which a client may try again when the service can't answer now.
 _RETRY_AFTER_S = 2
-_CODE_HEADER = "X-Llm-Error-Code"
+# Says that an error is the contract's own, and which; whoever passes it on to a client takes it away.
+CODE_HEADER = "x-llm-error-code"
+
+UNKNOWN_MODEL = "The model does not exist or you may not use it. GET /v1/models lists what there is."
+UNAVAILABLE = "The model can't answer right now. Try again in a few seconds."
+BROKEN_STREAM = "The model stopped in the middle of its answer. Send the request again."
+INTERNAL = "The service failed. The operator finds the reason in its log under the X-Request-Id."
+UNKNOWN_URL = "There is nothing at this URL."
+METHOD_NOT_ALLOWED = "This URL doesn't take that method."
 
 
-def envelope(status: int, message: str, code: str | None, param: str | None = None) -> dict[str, object]:
-    """The body of an error.
+class ApiError(Exception):
+    """An error as a client gets it.
 
     Args:
         status: the HTTP status, which decides the ``type``.
@@ -21,19 +27,27 @@ def envelope(status: int, message: str, code: str | None, param: str | None = No
         code: the contract's code.
         param: the parameter at fault.
     """
-    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
+    def __init__(self, status: int, message: str, code: str | None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
 
-def error_response(status: int, message: str, code: str | None, param: str | None = None) -> JSONResponse:
-    """An error as a whole response."""
-    # nginx makes its own envelope of it, and hides the header.
-    headers = {_CODE_HEADER: code} if code else {}
-    if status == 503:
-        headers["Retry-After"] = str(_RETRY_AFTER_S)
-    return JSONResponse(envelope(status, message, code, param), status_code=status, headers=headers)
+    def body(self) -> bytes:
+        """The envelope."""
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
 
+    def headers(self) -> dict[str, str]:
+        """The headers that go with the envelope."""
+        headers = {"content-type": "application/json", CODE_HEADER: self.code or "null"}
+        if self.status == 503:
+            headers["retry-after"] = str(_RETRY_AFTER_S)
+        return headers
 
-def error_event(status: int, message: str, code: str | None) -> bytes:
-    """An error as the last event of a stream that can't go on; no ``[DONE]`` follows it."""
-    return b"data: " + json.dumps(envelope(status, message, code)).encode() + b"\n\n"
+    def event(self) -> bytes:
+        """The last event of a stream that can't go on; no ``[DONE]`` follows it."""
+        return b"data: " + self.body() + b"\n\n"

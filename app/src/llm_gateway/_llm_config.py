@@ -14,6 +14,10 @@ _HEALTH_CHECK_TIMEOUT_S = 10
 # Seconds that a replaced replica may go on with its streams; its GPUs stay taken that long.
 _GRACEFUL_SHUTDOWN_TIMEOUT_S = 600
 
+# Serve's own limit would also hold back health checks, and its queue turns requests away that arrive at once though
+# there is room; the limit that counts is the replica's (`limits`, see _contract.py).
+_MAX_ONGOING_REQUESTS = 100_000
+
 # The engine asks for threads as if it were alone on the machine; on a CPU node it shares it with Ray.
 _CPU_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
@@ -27,15 +31,19 @@ def llm_config(application: ModelApplication) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model_loading_config": {"model_id": model.id, "model_source": model.source or model.id},
         "engine_kwargs": {
+            # What runs at the same time is what the engine batches.
+            "max_num_seqs": model.max_ongoing_requests,
             **model.engine,
             "tensor_parallel_size": model.tensor_parallel_size,
             "pipeline_parallel_size": model.pipeline_parallel_size,
         },
         "deployment_config": _deployment(model),
         "runtime_env": {"env_vars": _environment(application)},
-        "server_cls": "llm_gateway.server:ModelServer",
-        # The default of 50 ms is a fixed penalty on the first token (ray issue 59681). `aliases` is ours.
-        "experimental_configs": {"stream_batching_interval_ms": 0, "aliases": list(model.aliases)},
+        # Free for our own use: ModelServer reads it.
+        "experimental_configs": {
+            "aliases": list(model.aliases),
+            "limits": {"running": model.max_ongoing_requests, "waiting": model.max_queued_requests},
+        },
         "accelerator_type": model.accelerator_type,
         "accelerator_config": {"kind": application.accelerator},
     }
@@ -49,8 +57,7 @@ def llm_config(application: ModelApplication) -> dict[str, Any]:
 
 def _deployment(model: ModelConfig) -> dict[str, Any]:
     deployment: dict[str, Any] = {
-        "max_ongoing_requests": model.max_ongoing_requests,
-        "max_queued_requests": model.max_queued_requests,
+        "max_ongoing_requests": _MAX_ONGOING_REQUESTS,
         "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": _HEALTH_CHECK_TIMEOUT_S,
         "graceful_shutdown_timeout_s": _GRACEFUL_SHUTDOWN_TIMEOUT_S,

@@ -1,7 +1,9 @@
 """Every private name of Ray and vLLM that we touch, in one place.
 
-Read from ray 2.60.0 (``ray/llm/_internal/serve/engines/vllm/vllm_engine.py``) and vllm 0.29.0
-(``vllm/entrypoints/openai/models/``). ``tests/infra`` asks a served model by its aliases, which fails when they change.
+Read from ray 2.60.0 (``ray/llm/_internal/serve/engines/vllm/vllm_engine.py``,
+``ray/llm/_internal/serve/core/server/llm_server.py``) and vllm 0.29.0 (``vllm/entrypoints/openai/models/``).
+``tests/infra`` asks a served model by its aliases, and ``tests/contract`` and the tests that kill an engine see the
+rest: they fail when these change. ``server.py`` overrides ``LLMServer.__serve_build_asgi_app__``, Serve's own hook.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from fastapi import FastAPI
 
 
 def add_model_names(engine: Any, names: Iterable[str]) -> None:
@@ -25,8 +29,31 @@ def add_model_names(engine: Any, names: Iterable[str]) -> None:
     Raises:
         AttributeError: this version of Ray or vLLM keeps its registry elsewhere.
     """
+    if not names:
+        return
     from vllm.entrypoints.openai.models.protocol import BaseModelPath
 
     paths = engine._oai_models.base_model_paths
     known = {path.name for path in paths}
     paths.extend(BaseModelPath(name=name, model_path=paths[0].model_path) for name in names if name not in known)
+
+
+def engine_is_dead(engine: Any) -> bool:
+    """Whether an engine has failed for good; its own health check says the same, but only when it is awaited.
+
+    Args:
+        engine: the ``VLLMEngine`` of a started ``LLMServer``.
+    """
+    return bool(getattr(getattr(engine, "_engine_client", None), "errored", False))
+
+
+def add_middleware(app: FastAPI, kind: type, **options: object) -> None:
+    """Add a middleware to vLLM's application, which has built its stack already.
+
+    Args:
+        app: the application; its stack is built again at the next request.
+        kind: an ASGI middleware class.
+        options: its arguments, without the application.
+    """
+    app.middleware_stack = None
+    app.add_middleware(kind, **options)  # type: ignore[arg-type]

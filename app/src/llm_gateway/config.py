@@ -40,8 +40,10 @@ class ModelConfig(_Strict):
     autoscaling: Autoscaling | None = Field(default=None, description="Instead of `replicas`.")
     tensor_parallel_size: PositiveInt = Field(default=1, description="GPUs that share each layer.")
     pipeline_parallel_size: PositiveInt = Field(default=1, description="Groups of GPUs that share the layers.")
-    max_ongoing_requests: PositiveInt = Field(default=256, description="Requests in flight per replica.")
-    max_queued_requests: int = Field(default=-1, ge=-1, description="Requests waiting per caller; -1: no limit.")
+    max_ongoing_requests: PositiveInt = Field(default=256, description="Requests that a replica runs at once.")
+    max_queued_requests: int = Field(
+        default=256, ge=-1, description="Requests that wait in a replica; more get 503 `overloaded`; -1: no limit."
+    )
     accelerator_type: str | None = Field(default=None, description="Ray's name of a GPU type, such as H100.")
     aliases: tuple[str, ...] = Field(default=(), description="More names for the same model.")
     engine: dict[str, Any] = Field(default_factory=dict, description="vLLM's engine arguments, untouched.")
@@ -75,3 +77,4 @@ class GatewayApplication(_Strict):
     models: tuple[Route, ...] = Field(min_length=1, description="Every model of the inventory.")
     nodes: PositiveInt = Field(description="Nodes of the cluster; each gets one replica of the gateway.")
     port: int = Field(ge=1, le=65535, description="Serve's HTTP port, the same on every node.")
+    max_body_mib: PositiveInt = Field(description="Largest body of a request, in MiB.")

@@ -1,4 +1,4 @@
-"""The gateway application: health, the list of models, and direct ``/v1`` on Serve's own port.
+"""The gateway application: health, the list of models, and the API directly on Serve's own port.
 
 It knows the models from its arguments alone and asks each of them over HTTP through the Serve proxy of its own node, so
 it starts in any order with them, answers while the head is away, and says of a model what a client would see.
@@ -7,24 +7,72 @@ it starts in any order with them, answers while the head is away, and says of a 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
+import re
 import time
+import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from llm_gateway._errors import error_response
-from llm_gateway._upstream import Upstream
-from llm_gateway.config import GatewayApplication, Route
+from llm_gateway import _errors, _openapi
+from llm_gateway._body import model_of_form, model_of_json
+from llm_gateway._errors import ApiError
+from llm_gateway._routes import FORM_PATHS, JSON_PATHS
+from llm_gateway._upstream import State, Upstream
+from llm_gateway.config import GatewayApplication
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from ray.serve import Application
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_UNKNOWN_MODEL = "The model does not exist or you may not use it. GET /v1/models lists what there is."
+logger = logging.getLogger("ray.serve")
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+_ID_HEADER = b"x-request-id"
+
+
+class Edge:
+    """ASGI middleware: one id for a request, the client's if it is sane, on its way in and out; no bare failure.
+
+    Args:
+        app: the application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == _ID_HEADER), b"")
+        request_id = given if _SANE_ID.match(given) else uuid.uuid4().hex.encode()
+        others = [(name, value) for name, value in scope["headers"] if name != _ID_HEADER]
+        scope["headers"] = [*others, (_ID_HEADER, request_id)]
+
+        is_begun = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal is_begun
+            is_begun = True
+            if message["type"] == "http.response.start":
+                kept = [(name, value) for name, value in message["headers"] if name.lower() != _ID_HEADER]
+                message = {**message, "headers": [*kept, (_ID_HEADER, request_id)]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("A request failed.")
+            if is_begun:
+                raise
+            await _response(ApiError(500, _errors.INTERNAL, "internal_error"))(scope, receive, send_with_id)
 
 
 def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
@@ -36,8 +84,9 @@ def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
     """
     upstream = Upstream(base_url)
     by_name = {name: route for route in config.models for name in (route.id, *route.aliases)}
-    by_slug = {route.slug: route for route in config.models}
+    slugs = {route.slug for route in config.models}
     started = int(time.time())
+    unknown_model = ApiError(404, _errors.UNKNOWN_MODEL, "model_not_found", "model")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,10 +94,11 @@ def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
         await upstream.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(Edge)
 
-    async def states() -> dict[str, bool]:
-        answers = await asyncio.gather(*(upstream.answers(route) for route in config.models))
-        return {route.id: answer for route, answer in zip(config.models, answers, strict=True)}
+    async def states() -> dict[str, State]:
+        found = await asyncio.gather(*(upstream.state(route) for route in config.models))
+        return {route.id: state for route, state in zip(config.models, found, strict=True)}
 
     def card(name: str) -> dict[str, object]:
         return {
@@ -59,77 +109,109 @@ def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
             "root": by_name[name].id,
         }
 
-    @app.get("/health/live")
     async def live() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/health")
     async def health() -> JSONResponse:
         now = await states()
-        return _health(now, is_well=any(now.values()))
+        return _health(now, is_well="ok" in now.values())
 
-    @app.get("/health/ready")
     async def ready() -> JSONResponse:
         now = await states()
-        return _health(now, is_well=all(now.values()))
+        return _health(now, is_well=set(now.values()) == {"ok"})
 
-    @app.get("/v1/models")
     async def models() -> dict[str, object]:
         now = await states()
-        return {"object": "list", "data": [card(name) for name, route in by_name.items() if now[route.id]]}
+        return {"object": "list", "data": [card(name) for name, route in by_name.items() if now[route.id] == "ok"]}
 
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
+    async def model(name: str) -> dict[str, object]:
         route = by_name.get(name)
-        if route is None or not await upstream.answers(route):
-            return error_response(404, _UNKNOWN_MODEL, "model_not_found", "model")
-        return JSONResponse(card(name))
+        if route is None or await upstream.state(route) != "ok":
+            raise unknown_model
+        return card(name)
 
-    @app.post("/v1/{path:path}")
-    async def direct(path: str, request: Request) -> Response:
-        body = await request.body()
-        route = _route_of(body, by_name)
-        if isinstance(route, Response):
-            return route
-        return await upstream.forward(route, "POST", f"/v1/{path}", request.url.query, request.headers, body)
+    async def openapi() -> dict[str, Any]:
+        now = await states()
+        answering = [route for route in config.models if now[route.id] == "ok"]
+        return _openapi.document([await upstream.get_json(route, "/openapi.json") for route in answering])
+
+    endpoints: dict[str, Callable[..., Any]] = {
+        "/health/live": live,
+        "/health": health,
+        "/health/ready": ready,
+        "/v1/models": models,
+        "/v1/models/{name:path}": model,
+        "/v1/openapi.json": openapi,
+    }
+    for path, endpoint in endpoints.items():
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], response_model=None)
+
+    async def direct(request: Request) -> Response:
+        path, kind = request.url.path, request.headers.get("content-type", "")
+        is_form = path in FORM_PATHS
+        if kind.split(";")[0].strip().lower() != ("multipart/form-data" if is_form else "application/json"):
+            wanted = "multipart/form-data" if is_form else "application/json"
+            raise ApiError(415, f"The body must be sent as {wanted}.", "unsupported_media_type")
+        body = await _body(request, config.max_body_mib)
+        name = model_of_form(body, kind) if is_form else model_of_json(body)
+        route = by_name.get(name)
+        if route is None:
+            raise unknown_model
+        return await upstream.forward(route, path, request.url.query, request.headers, body)
+
+    for path in (*JSON_PATHS, *FORM_PATHS):
+        app.add_api_route(path, direct, methods=["POST"], response_model=None)
 
     @app.api_route("/m/{slug}/{_:path}", methods=["GET", "POST"])
     async def not_deployed(slug: str) -> Response:
         # Serve sends a model's own prefix here only as long as its application isn't there.
-        if slug in by_slug:
-            return error_response(503, "The model is being loaded. Try again in a few seconds.", "model_loading")
-        return error_response(404, _UNKNOWN_MODEL, "model_not_found", "model")
+        if slug in slugs:
+            raise ApiError(503, "The model is being loaded. Try again in a few seconds.", "model_loading")
+        raise unknown_model
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return _response(error)
 
     @app.exception_handler(404)
     async def unknown_url(_: Request, __: Exception) -> Response:
-        return error_response(404, "There is nothing at this URL.", "unknown_url")
+        return _response(ApiError(404, _errors.UNKNOWN_URL, "unknown_url"))
 
     @app.exception_handler(405)
-    async def method_not_allowed(_: Request, __: Exception) -> Response:
-        return error_response(405, "This URL doesn't take that method.", "method_not_allowed")
-
-    @app.exception_handler(Exception)
-    async def internal(_: Request, __: Exception) -> Response:
-        return error_response(500, "The gateway failed. The operator finds the reason in its log.", "internal_error")
+    async def method_not_allowed(_: Request, error: Exception) -> Response:
+        response = _response(ApiError(405, _errors.METHOD_NOT_ALLOWED, "method_not_allowed"))
+        response.headers["allow"] = (getattr(error, "headers", None) or {}).get("Allow", "")
+        return response
 
     return app
 
 
-def _health(states: dict[str, bool], *, is_well: bool) -> JSONResponse:
-    status = "unavailable" if not is_well else "ok" if all(states.values()) else "degraded"
-    models = {name: "ok" if answers else "unavailable" for name, answers in states.items()}
-    return JSONResponse({"status": status, "models": models}, status_code=200 if is_well else 503)
+def _response(error: ApiError) -> Response:
+    return Response(error.body(), error.status, error.headers())
 
 
-def _route_of(body: bytes, by_name: dict[str, Route]) -> Route | Response:
-    try:
-        request = json.loads(body)
-    except (ValueError, RecursionError):
-        return error_response(400, "The body is not valid JSON.", "invalid_json")
-    name = request.get("model") if isinstance(request, dict) else None
-    if not isinstance(name, str):
-        return error_response(400, "The body must be a JSON object with a string `model`.", None, "model")
-    return by_name.get(name) or error_response(404, _UNKNOWN_MODEL, "model_not_found", "model")
+async def _body(request: Request, most_mib: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        ApiError: it is too large; it was not read to its end.
+    """
+    most = most_mib * 2**20
+    body = bytearray()
+    if int(request.headers.get("content-length", "0")) <= most:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                break
+        else:
+            return bytes(body)
+    raise ApiError(413, f"The body is larger than {most_mib} MiB.", "request_too_large")
+
+
+def _health(states: dict[str, State], *, is_well: bool) -> JSONResponse:
+    status = "unavailable" if not is_well else "ok" if set(states.values()) == {"ok"} else "degraded"
+    return JSONResponse({"status": status, "models": states}, status_code=200 if is_well else 503)
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -151,7 +233,7 @@ def build(args: dict[str, Any]) -> Application:
         # With one replica it would die with its node while the models live on.
         max_replicas_per_node=1,
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=1000,
+        max_ongoing_requests=10_000,
     )
     # A function, not an app: it is called on the replica, so the app needs no pickling.
     return deployment(serve.ingress(lambda: make_app(config, f"http://127.0.0.1:{config.port}"))()).bind()

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 def build(args: dict[str, Any]) -> Application:
     """Build the application that serves one model.
 
+    The replica that runs the engine is the ingress itself, so requests go from HAProxy straight to it. ray.serve.llm's
+    ``build_openai_app`` would set a router beside it that HAProxy asks before every request: a process on each node and
+    a connection per request, for a choice (round robin) that HAProxy's own least connections makes better.
+
     Args:
         args: the fields of :class:`~llm_gateway.config.ModelApplication`.
 
     Returns:
-        What ``import_path`` in the Serve config names. With RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1 in the environment
-        (the unit of ``ray_node`` sets it) requests go from HAProxy straight to the replica that runs the engine.
+        What ``import_path`` in the Serve config names.
 
     Raises:
         pydantic.ValidationError: a field is unknown, missing or out of range.
@@ -27,6 +30,11 @@ def build(args: dict[str, Any]) -> Application:
     """
     application = ModelApplication.model_validate(args)
 
-    from ray.serve.llm import build_openai_app
+    from ray import serve
+    from ray.serve.llm import LLMConfig, build_llm_deployment
 
-    return build_openai_app({"llm_configs": [llm_config(application)]})
+    from llm_gateway.server import ModelServer
+
+    return build_llm_deployment(
+        LLMConfig(**llm_config(application)), name_prefix="Model:", deployment_cls=serve.ingress()(ModelServer)
+    )

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
 from ray.serve.llm import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest
 
-from llm_gateway._ray_private import add_model_names
+from llm_gateway import _ray_private, _vllm_errors
+from llm_gateway._contract import Contract, Slots
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
 
 
 class ModelServer(LLMServer):  # type: ignore[misc]  # Ray ships no types for it
-    """ray.serve.llm's server, answering to the model's aliases too, and ready only when a token came out."""
+    """ray.serve.llm's server, keeping the API contract, and ready only when a token came out."""
 
     async def start(self) -> None:
         """Start the engine, make its aliases known, and have it generate once.
@@ -21,9 +29,25 @@ class ModelServer(LLMServer):  # type: ignore[misc]  # Ray ships no types for it
             Exception: whatever the engine raises when it can't start; Serve puts it into the deployment's message.
         """
         await super().start()
-        add_model_names(self.engine, self._llm_config.experimental_configs.get("aliases", ()))
+        _ray_private.add_model_names(self.engine, self._llm_config.experimental_configs["aliases"])
         request = CompletionRequest(model=self._llm_config.model_id, prompt="Hello", max_tokens=2)
         # A model that embeds or transcribes answers with an error, and is none the worse for it.
         async for _ in await self.completions(request):
             pass
         await self.check_health()
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """The engine's own application inside the contract. Ray Serve calls it once, after :meth:`start`."""
+        app: FastAPI = await super().__serve_build_asgi_app__()
+        app.add_exception_handler(RequestValidationError, _refuse)
+        limits: dict[str, Any] = self._llm_config.experimental_configs["limits"]
+        _ray_private.add_middleware(
+            app, Contract, slots=Slots(**limits), engine_is_dead=lambda: _ray_private.engine_is_dead(self.engine)
+        )
+        return app
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    made = _vllm_errors.from_validation(error.errors())
+    return Response(made.body(), made.status, made.headers())

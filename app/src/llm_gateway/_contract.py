@@ -1,0 +1,163 @@
+"""The API contract around a model's own application: errors, streams that break, and the limit on requests.
+
+An ASGI middleware, because on the fast path a request meets nothing of ours but the replica itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from llm_gateway import _vllm_errors
+from llm_gateway._errors import CODE_HEADER, ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("ray.serve")
+
+# How an error begins in a stream of vLLM's: chat and completions, and the two protocols with named events.
+_ERROR_EVENTS = (b'data: {"error"', b"event: error")
+
+
+class Slots:
+    """A limit on requests that run and on requests that wait, first come first served.
+
+    Args:
+        running: requests at the same time.
+        waiting: requests that wait for one of them to end; -1: no limit.
+    """
+
+    def __init__(self, running: int, waiting: int) -> None:
+        self._free = asyncio.Semaphore(running)
+        self._running = running
+        self._most_waiting = waiting
+        self._taken = 0
+
+    async def __aenter__(self) -> None:
+        """Wait for a slot.
+
+        Raises:
+            ApiError: there is none, and too many requests wait already.
+        """
+        if self._most_waiting >= 0 and self._taken >= self._running + self._most_waiting:
+            raise ApiError(503, "The model is at its capacity. Try again in a few seconds.", "overloaded")
+        self._taken += 1
+        try:
+            await self._free.acquire()
+        except BaseException:
+            self._taken -= 1
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the slot back."""
+        self._taken -= 1
+        self._free.release()
+
+
+class Contract:
+    """ASGI middleware that makes a model's application keep the API contract.
+
+    Args:
+        app: the model's application.
+        slots: the limit on POST requests.
+        engine_is_dead: tells whether the replica can't answer any more.
+    """
+
+    def __init__(self, app: ASGIApp, *, slots: Slots, engine_is_dead: Callable[[], bool]) -> None:
+        self._app = app
+        self._slots = slots
+        self._engine_is_dead = engine_is_dead
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send, self._engine_is_dead)
+        try:
+            if scope["method"] == "POST":
+                async with self._slots:
+                    await self._app(scope, receive, answer.send)
+            else:
+                await self._app(scope, receive, answer.send)
+        except ApiError as error:
+            await answer.fail(error)
+        except Exception:
+            logger.exception("A request failed.")
+            await answer.fail(_vllm_errors.from_response(500, b"", engine_is_dead=self._engine_is_dead()))
+
+
+class _Answer:
+    """What the application sends, made to fit."""
+
+    def __init__(self, send: Send, engine_is_dead: Callable[[], bool]) -> None:
+        self._send = send
+        self._engine_is_dead = engine_is_dead
+        self._error_status = 0
+        self._error_body = b""
+        self._is_stream = False
+        self._is_begun = False
+        self._is_over = False
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the application's."""
+        if self._is_over:
+            return
+        if message["type"] == "http.response.start":
+            await self._start(message)
+        elif self._error_status:
+            self._error_body += message.get("body", b"")
+            if not message.get("more_body"):
+                await self.fail(self._translated(self._error_status, self._error_body))
+        elif self._is_stream and message.get("body", b"").startswith(_ERROR_EVENTS):
+            await self.fail(self._translated(500, message["body"]))
+        else:
+            await self._send(message)
+
+    async def fail(self, error: ApiError) -> None:
+        """End the answer with an error: the whole of it where nothing was sent, else the last event of a stream."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._is_begun:
+            body = error.event() if self._is_stream else b""
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            return
+        body = error.body()
+        headers = {**error.headers(), "content-length": str(len(body))}
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": error.status, "headers": raw})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _start(self, message: Message) -> None:
+        headers = dict(message.get("headers", ()))
+        if message["status"] >= 400 and CODE_HEADER.encode() not in headers:
+            self._error_status = message["status"]
+            return
+        self._is_begun = True
+        self._is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        await self._send(message)
+
+    def _translated(self, status: int, body: bytes) -> ApiError:
+        if self._is_stream:
+            status = _status_of(body) or status
+        # vLLM's words may hold the request's; the log of the replica is the operator's.
+        logger.warning("The engine refused a request with %d: %s", status, body[:2000].decode(errors="replace"))
+        return _vllm_errors.from_response(status, body, engine_is_dead=self._engine_is_dead())
+
+
+def _status_of(event: bytes) -> int | None:
+    """The status in the data of an error event."""
+    try:
+        error: Any = json.loads(event.split(b"data: ", 1)[1])["error"]
+        return int(error["code"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
