@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Application = Callable[[Any, Any, Any], Awaitable[None]]
 
+SCOPE = {"type": "http", "method": "POST", "path": "/m/a/v1/completions", "root_path": "/m/a"}
 STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 
@@ -39,7 +40,7 @@ def ask(app: Application, *, dead: bool = False) -> tuple[int, dict[str, str], b
 
     async def run() -> None:
         contract = Contract(app, slots=Slots(1, 0), engine_is_dead=lambda: dead)  # type: ignore[arg-type]
-        await contract({"type": "http", "method": "POST"}, None, send)  # type: ignore[arg-type]
+        await contract(SCOPE, None, send)  # type: ignore[arg-type]
 
     asyncio.run(run())
     assert [m["type"] for m in sent] == ["http.response.start"] + ["http.response.body"] * (len(sent) - 1)
@@ -88,7 +89,7 @@ def test_errors_are_said_anew(status: int, body: bytes, expected: tuple[Any, ...
 def test_a_context_that_is_too_long_says_how_long_it_may_be() -> None:
     message = "This model's maximum context length is 2048 tokens. However, you requested 9 and secret."
     status, _, body = ask(answering(400, vllm("BadRequestError", 400, message, "input_tokens")))
-    assert (status, *error(body)) == (400, "invalid_request_error", "context_length_exceeded", "input_tokens")
+    assert (status, *error(body)) == (400, "invalid_request_error", "context_length_exceeded", "prompt")
     assert b"2048" in body
     assert b"secret" not in body
 
@@ -149,7 +150,7 @@ def test_slots_hold_and_are_given_back() -> None:
                 if message["type"] == "http.response.start":
                     log.append(f"{method} {message['status']}")
 
-            await contract({"type": "http", "method": method}, None, send)  # type: ignore[arg-type]
+            await contract(SCOPE | {"method": method}, None, send)  # type: ignore[arg-type]
 
         waiting = [asyncio.ensure_future(one()) for _ in range(3)]
         await asyncio.sleep(0)

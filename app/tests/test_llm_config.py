@@ -20,7 +20,12 @@ def config(accelerator: str = "gpu", **model: Any) -> dict[str, Any]:
 def test_defaults() -> None:
     made = config()
     assert made["model_loading_config"] == {"model_id": "org/name", "model_source": "org/name"}
-    assert made["engine_kwargs"] == {"max_num_seqs": 256, "tensor_parallel_size": 1, "pipeline_parallel_size": 1}
+    assert made["engine_kwargs"] == {
+        "max_num_seqs": 256,
+        "sse_keep_alive_interval": 15,
+        "tensor_parallel_size": 1,
+        "pipeline_parallel_size": 1,
+    }
     assert made["deployment_config"]["num_replicas"] == 1
     assert made["accelerator_config"] == {"kind": "gpu"}
     assert "placement_group_config" not in made
@@ -33,6 +38,7 @@ def test_engine_arguments_are_untouched() -> None:
         "max_model_len": 2048,
         "anything": {"a": [1]},
         "max_num_seqs": 256,
+        "sse_keep_alive_interval": 15,
         "tensor_parallel_size": 4,
         "pipeline_parallel_size": 1,
     }

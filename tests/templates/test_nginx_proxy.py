@@ -379,7 +379,20 @@ def test_model_must_be_a_string(proxy: Proxy, model: object) -> None:
 @needs_nginx
 @pytest.mark.parametrize(
     "body",
-    ["", "no json", '{"messages": [', "{} {}", '{"a": "', '{"t": NaN}', '{"t": -Infinity}', "[" * 100_000],
+    [
+        "",
+        "no json",
+        '{"messages": [',
+        "{} {}",
+        '{"a": "',
+        '{"model": "other"',
+        '{"model":"other"}}',
+        '{"model":"other"} x',
+        '{"model":"\\x"}',
+        '{"t": NaN}',
+        '{"t": -Infinity}',
+        "[" * 100_000,
+    ],
 )
 def test_body_must_be_json(proxy: Proxy, body: str) -> None:
     response = proxy.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
@@ -402,6 +415,9 @@ def test_body_must_be_an_object(proxy: Proxy, body: str) -> None:
         r'{"mod\u0065l":"\u006fther"}',
         '{"input":[' + "1," * 1000 + '1],"model":"other"}',
         '{"input":"' + r"\"" * 20000 + '","model":"other"}',
+        r'{"model":"nobody","x":[{"model":"nobody"}],"y":true,"z":-1.5e3,"model":"other"}',
+        '{"x":"a\\\\","model":"other"}',
+        '{"a":[[],{},[{}]],"model":"other","t":NaN}'.replace("NaN", '"NaN Infinity"'),
         ' \n{"ü€😀":"ü€😀","model":"other"}\n',
     ],
 )

@@ -81,7 +81,8 @@ class Contract:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send, self._engine_is_dead)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        answer = _Answer(path, send, self._engine_is_dead)
         try:
             if scope["method"] == "POST":
                 async with self._slots:
@@ -92,13 +93,14 @@ class Contract:
             await answer.fail(error)
         except Exception:
             logger.exception("A request failed.")
-            await answer.fail(_vllm_errors.from_response(500, b"", engine_is_dead=self._engine_is_dead()))
+            await answer.fail(_vllm_errors.from_response(500, b"", path=path, engine_is_dead=self._engine_is_dead()))
 
 
 class _Answer:
     """What the application sends, made to fit."""
 
-    def __init__(self, send: Send, engine_is_dead: Callable[[], bool]) -> None:
+    def __init__(self, path: str, send: Send, engine_is_dead: Callable[[], bool]) -> None:
+        self._path = path
         self._send = send
         self._engine_is_dead = engine_is_dead
         self._error_status = 0
@@ -149,9 +151,12 @@ class _Answer:
     def _translated(self, status: int, body: bytes) -> ApiError:
         if self._is_stream:
             status = _status_of(body) or status
-        # vLLM's words may hold the request's; the log of the replica is the operator's.
-        logger.warning("The engine refused a request with %d: %s", status, body[:2000].decode(errors="replace"))
-        return _vllm_errors.from_response(status, body, engine_is_dead=self._engine_is_dead())
+        if status >= 500:
+            logger.error("The engine failed at %s: %s", self._path, body[:2000].decode(errors="replace"))
+        error = _vllm_errors.from_response(status, body, path=self._path, engine_is_dead=self._engine_is_dead())
+        # Not in the engine's words below 500: they may be the request's.
+        logger.info("The engine refused %s with %d, parameter %s.", self._path, status, error.param)
+        return error
 
 
 def _status_of(event: bytes) -> int | None:

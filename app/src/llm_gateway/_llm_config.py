@@ -14,6 +14,9 @@ _HEALTH_CHECK_TIMEOUT_S = 10
 # Seconds that a replaced replica may go on with its streams; its GPUs stay taken that long.
 _GRACEFUL_SHUTDOWN_TIMEOUT_S = 600
 
+# Seconds of silence in a stream after which a comment goes out, so that no proxy on the way takes it for dead.
+_KEEP_ALIVE_S = 15
+
 # Serve's own limit would also hold back health checks, and its queue turns requests away that arrive at once though
 # there is room; the limit that counts is the replica's (`limits`, see _contract.py).
 _MAX_ONGOING_REQUESTS = 100_000
@@ -33,6 +36,7 @@ def llm_config(application: ModelApplication) -> dict[str, Any]:
         "engine_kwargs": {
             # What runs at the same time is what the engine batches.
             "max_num_seqs": model.max_ongoing_requests,
+            "sse_keep_alive_interval": _KEEP_ALIVE_S,
             **model.engine,
             "tensor_parallel_size": model.tensor_parallel_size,
             "pipeline_parallel_size": model.pipeline_parallel_size,

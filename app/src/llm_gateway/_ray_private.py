@@ -1,7 +1,8 @@
 """Every private name of Ray and vLLM that we touch, in one place.
 
 Read from ray 2.60.0 (``ray/llm/_internal/serve/engines/vllm/vllm_engine.py``,
-``ray/llm/_internal/serve/core/server/llm_server.py``) and vllm 0.29.0 (``vllm/entrypoints/openai/models/``).
+``ray/llm/_internal/serve/core/server/llm_server.py``) and vllm 0.29.0 (``vllm/entrypoints/openai/models/``,
+``vllm/entrypoints/openai/chat_completion/serving.py``).
 ``tests/infra`` asks a served model by its aliases, and ``tests/contract`` and the tests that kill an engine see the
 rest: they fail when these change. ``server.py`` overrides ``LLMServer.__serve_build_asgi_app__``, Serve's own hook.
 """
@@ -10,10 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llm_gateway._errors import ApiError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fastapi import FastAPI
+
+
+_ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 
 
 def add_model_names(engine: Any, names: Iterable[str]) -> None:
@@ -36,6 +42,32 @@ def add_model_names(engine: Any, names: Iterable[str]) -> None:
     paths = engine._oai_models.base_model_paths
     known = {path.name for path in paths}
     paths.extend(BaseModelPath(name=name, model_path=paths[0].model_path) for name in names if name not in known)
+
+
+def add_check_of_roles(app: FastAPI, engine: Any) -> None:
+    """Refuse a chat with a role that the model doesn't know; vLLM would make it part of the prompt.
+
+    Known are OpenAI's, and those that the model's chat template names.
+
+    Args:
+        app: vLLM's application.
+        engine: the ``VLLMEngine`` of a started ``LLMServer``.
+    """
+    chat = getattr(app.state, "openai_serving_chat", None)
+    if chat is None:
+        return
+    template = str(chat.chat_template or getattr(engine._engine_client.tokenizer, "chat_template", ""))
+    create = chat.create_chat_completion
+
+    async def create_checked(request: Any, *rest: Any, **more: Any) -> Any:
+        for index, message in enumerate(request.messages):
+            role = message["role"] if isinstance(message, dict) else message.role
+            if role not in _ROLES and f"'{role}'" not in template and f'"{role}"' not in template:
+                param = f"messages[{index}].role"
+                raise ApiError(400, f"`{param}` must be one of {', '.join(_ROLES)}.", None, param)
+        return await create(request, *rest, **more)
+
+    chat.create_chat_completion = create_checked
 
 
 def engine_is_dead(engine: Any) -> bool:

@@ -31,6 +31,13 @@ _CONTEXT_LENGTH = re.compile(r"(?:maximum context length|context length|max_mode
 _PLAIN_TYPES = re.compile(
     r"(missing|.*_type|.*_parsing|greater_than(_equal)?|less_than(_equal)?|too_(short|long)|string_too_(short|long)|finite_number)\Z"
 )
+# The parameter that holds the prompt, where it isn't `input`.
+_PROMPTS = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/messages": "messages",
+    "/tokenize": "prompt",
+}
 # What a request lacks or has wrong when vLLM's own validators refuse it, by the parameter that they name.
 _ADVICE = {
     "max_tokens": "must be at least 1 and leave room for the prompt in the model's context",
@@ -72,12 +79,13 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     return _bad_value(param)
 
 
-def from_response(status: int, body: bytes, *, engine_is_dead: bool) -> ApiError:
+def from_response(status: int, body: bytes, *, path: str, engine_is_dead: bool) -> ApiError:
     """The error for a response of vLLM's, or of FastAPI's around it.
 
     Args:
         status: its HTTP status, 400 or higher, or the ``code`` in the error event of a stream.
         body: its body.
+        path: what was asked, such as ``/v1/chat/completions``.
         engine_is_dead: whether the replica can't answer any more.
     """
     if status >= 500 and status != 501:
@@ -100,9 +108,9 @@ def from_response(status: int, body: bytes, *, engine_is_dead: bool) -> ApiError
             400,
             f"The prompt and the tokens asked for are longer than this model's context of {limit[1]} tokens.",
             "context_length_exceeded",
-            _clean([param]) if isinstance(param, str) else None,
+            _PROMPTS.get(path, "input"),
         )
-    if "JSON" in message and "pars" in message:
+    if "parsing the body" in message:
         return ApiError(400, "The body is not valid JSON.", "invalid_json")
     return _bad_value(_clean([param]) if isinstance(param, str) else _named_in(message))
 

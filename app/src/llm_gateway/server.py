@@ -40,6 +40,7 @@ class ModelServer(LLMServer):  # type: ignore[misc]  # Ray ships no types for it
         """The engine's own application inside the contract. Ray Serve calls it once, after :meth:`start`."""
         app: FastAPI = await super().__serve_build_asgi_app__()
         app.add_exception_handler(RequestValidationError, _refuse)
+        _ray_private.add_check_of_roles(app, self.engine)
         limits: dict[str, Any] = self._llm_config.experimental_configs["limits"]
         _ray_private.add_middleware(
             app, Contract, slots=Slots(**limits), engine_is_dead=lambda: _ray_private.engine_is_dead(self.engine)
