@@ -75,10 +75,11 @@ class Watch:
 
 
 # What is killed, on which host, and how. No pattern matches the shell that carries it.
+_REPLICA = "pgrep --full '^ray::ServeReplica:model-demo-tiny-qwen2:'"
 _FAULTS = {
     "raylet of the worker": ("worker1", "kill -9 $(pgrep --oldest --full 'raylet/raylet ' --uid llm)"),
-    "engine of the replica": ("worker1", "kill -9 $(pgrep --oldest --full '^VLLM::EngineCore')"),
-    "replica": ("worker1", "kill -9 $(pgrep --oldest --full '^ray::.*ModelServer')"),
+    "engine of the replica": ("worker1", f"kill -9 $(pgrep --parent $({_REPLICA}) --full '^VLLM::EngineCore')"),
+    "replica": ("worker1", f"kill -9 $({_REPLICA})"),
     "Serve's proxy on the worker": ("worker1", "kill -9 $(pgrep --newest --full 'haproxy[.]cfg')"),
     "nginx, master": ("proxy1", "kill -9 $(systemctl show --property MainPID --value nginx)"),
     "every process of the head": ("head1", "systemctl kill --signal=KILL ray-head"),

@@ -71,6 +71,13 @@ def test_a_good_answer_passes_untouched() -> None:
         (404, vllm("NotFoundError", 404), (404, "invalid_request_error", "model_not_found", "model")),
         (404, vllm("Not Found", 404), (404, "invalid_request_error", "unknown_url", None)),
         (405, b"{}", (405, "invalid_request_error", "method_not_allowed", None)),
+        (400, vllm("BadRequestError", 400, "n must be at least 1"), (400, "invalid_request_error", None, "n")),
+        (400, vllm("BadRequestError", 400, "bad chat template"), (400, "invalid_request_error", None, "prompt")),
+        (
+            400,
+            b'{"detail":"There was an error parsing the body"}',
+            (400, "invalid_request_error", "invalid_json", None),
+        ),
         (422, b"not json", (400, "invalid_request_error", None, None)),
         (501, vllm("NotImplementedError", 501), (400, "invalid_request_error", None, None)),
         (500, vllm("InternalServerError", 500), (500, "server_error", "internal_error", None)),

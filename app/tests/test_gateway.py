@@ -50,6 +50,7 @@ def test_health_says_what_the_engine_says(client: TestClient, serve: Any) -> Non
     assert client.get("/health/ready").status_code == 200
     serve.is_well = False
     response = client.get("/health")
+    assert response.headers["retry-after"] == "2"
     assert (response.status_code, response.json()) == (503, {"status": "unavailable", "models": {ID: "unavailable"}})
     assert client.get("/health/ready").status_code == 503
     assert client.get("/health/live").status_code == 200
@@ -79,7 +80,6 @@ def test_models_lists_ids_and_aliases_that_answer(client: TestClient, serve: Any
 def test_a_chat_reaches_the_model_untouched(client: TestClient, serve: Any, name: str) -> None:
     response = chat(client, model=name)
     assert (response.status_code, response.json()) == (200, {"object": "chat.completion"})
-    assert response.headers["x-request-id"] == "r1"
     path, request_id, body = serve.seen[0]
     assert (path, request_id) == ("/m/demo-tiny-qwen2/v1/chat/completions?x=1", "r1")
     assert name.encode() in body
@@ -151,14 +151,6 @@ def test_a_form_goes_to_the_model_that_it_names(client: TestClient) -> None:
     assert error(client.post(path, data={"model": "x"}, files=sound))[2] == "model_not_found"
     bare = {"Content-Type": "multipart/form-data"}
     assert error(client.post(path, content=b"--x", headers=bare)) == missing
-
-
-@pytest.mark.parametrize(("given", "kept"), [("r-1._", True), ("a b", False), ("x" * 129, False), ("", False)])
-def test_every_answer_has_one_id(client: TestClient, given: str, kept: bool) -> None:
-    for path in ("/health", "/nothing"):
-        ids = client.get(path, headers={"X-Request-Id": given}).headers.get_list("x-request-id")
-        assert len(ids) == 1
-        assert (ids[0] == given) is kept
 
 
 def test_what_a_replica_refuses_is_passed_on(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""Every example of the user guide, as printed, but for the address where another one is given."""
+"""Every example of the user guide, as printed, but for the address and the key where others are given."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from contract import Service
+
 # The examples leave it to the interpreter to close their connections.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -22,6 +24,8 @@ pytestmark = [
 
 _GUIDE = Path(__file__).parents[2] / "docs" / "user-guide.md"
 _PRINTED_URL = "http://localhost:18080"
+_PRINTED_KEY = "not-needed"
+_PRINTED_MODEL = "Qwen/Qwen2.5-32B-Instruct"
 # It shows a habit, with `...` in place of arguments; there is nothing to run.
 _ILLUSTRATION = "create(...)"
 
@@ -45,9 +49,22 @@ def _name(example: Example) -> str:
     return f"line-{example.line}"
 
 
+def _code(example: Example, base_url: str, api_key: str) -> str:
+    code = example.code.replace(_PRINTED_URL, base_url).replace(_PRINTED_KEY, api_key)
+    if example.language == "bash" and api_key != _PRINTED_KEY:
+        code = code.replace("curl ", f"curl -H 'Authorization: Bearer {api_key}' ")
+    return code
+
+
+@pytest.fixture(autouse=True)
+def _served(service: Service) -> None:
+    if _PRINTED_MODEL not in service.models():
+        pytest.skip("the model of the examples is not served here")
+
+
 @pytest.mark.parametrize("example", _examples("bash"), ids=_name)
-def test_curl(example: Example, base_url: str) -> None:
-    command = example.code.replace(_PRINTED_URL, base_url)
+def test_curl(example: Example, base_url: str, api_key: str) -> None:
+    command = _code(example, base_url, api_key)
     done = subprocess.run(
         ["bash", "-euc", command], capture_output=True, text=True, timeout=120, check=True, stdin=subprocess.DEVNULL
     )
@@ -71,11 +88,28 @@ def reader() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("example", _examples("python"), ids=_name)
-def test_python(example: Example, base_url: str, reader: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    code = compile(example.code.replace(_PRINTED_URL, base_url), f"{_GUIDE.name}:{example.line}", "exec")
+def test_python(
+    example: Example, base_url: str, api_key: str, reader: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = compile(_code(example, base_url, api_key), f"{_GUIDE.name}:{example.line}", "exec")
     exec(code, reader)
     printed = capsys.readouterr()
     # The whole script catches its own exceptions and prints them.
     assert "Error:" not in printed.err
     if re.search(r"^print\(", example.code, re.MULTILINE):
         assert printed.out.strip()
+
+
+@pytest.mark.parametrize("example", _examples("javascript"), ids=_name)
+def test_node(example: Example, base_url: str, api_key: str, node_sdk: Path) -> None:
+    done = subprocess.run(
+        ["node", "--input-type=module"],
+        cwd=node_sdk,
+        input=_code(example, base_url, api_key),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.strip()
+    assert not done.stderr

@@ -154,7 +154,8 @@ class _Answer:
         if status >= 500:
             logger.error("The engine failed at %s: %s", self._path, body[:2000].decode(errors="replace"))
         error = _vllm_errors.from_response(status, body, path=self._path, engine_is_dead=self._engine_is_dead())
-        # Not in the engine's words below 500: they may be the request's.
+        # Not in the engine's words below 500: they may be the request's. Who must have them turns on DEBUG.
+        logger.debug("The engine said: %s", body[:2000].decode(errors="replace"))
         logger.info("The engine refused %s with %d, parameter %s.", self._path, status, error.param)
         return error
 

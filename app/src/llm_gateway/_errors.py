@@ -6,13 +6,13 @@ import json
 
 _TYPES = {401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 # Seconds after which a client may try again when the service can't answer now.
-_RETRY_AFTER_S = 2
+RETRY_AFTER_S = 2
 # Says that an error is the contract's own, and which; whoever passes it on to a client takes it away.
 CODE_HEADER = "x-llm-error-code"
 
 UNKNOWN_MODEL = "The model does not exist or you may not use it. GET /v1/models lists what there is."
 UNAVAILABLE = "The model can't answer right now. Try again in a few seconds."
-BROKEN_STREAM = "The model stopped in the middle of its answer. Send the request again."
+BROKEN_STREAM = "The model stopped amid its answer. Try again."
 INTERNAL = "The service failed. The operator finds the reason in its log under the X-Request-Id."
 UNKNOWN_URL = "There is nothing at this URL."
 METHOD_NOT_ALLOWED = "This URL doesn't take that method."
@@ -45,7 +45,7 @@ class ApiError(Exception):
         """The headers that go with the envelope."""
         headers = {"content-type": "application/json", CODE_HEADER: self.code or "null"}
         if self.status == 503:
-            headers["retry-after"] = str(_RETRY_AFTER_S)
+            headers["retry-after"] = str(RETRY_AFTER_S)
         return headers
 
     def event(self) -> bytes:

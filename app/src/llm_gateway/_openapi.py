@@ -72,6 +72,7 @@ def document(of_models: list[dict[str, Any]]) -> dict[str, Any]:
         **{path: {"post": _with_errors(item["post"])} for path, item in sorted(paths.items()) if "post" in item},
         "/v1/models": _get("The models that answer now", "ModelList"),
         "/v1/models/{model}": _get("One model", "Model", parameter="model"),
+        "/v1/openapi.json": _get("This document"),
         "/health": _get("How the service is, model by model", "Health", unwell="Health"),
         "/health/ready": _get("Whether every model answers", "Health", unwell="Health"),
         "/health/live": _get("Whether the process answers"),

@@ -38,6 +38,13 @@ _PROMPTS = {
     "/v1/messages": "messages",
     "/tokenize": "prompt",
 }
+# The engine's names, by the path where the API has another one.
+_OTHER_NAMES: dict[tuple[str, str | None], str] = {
+    ("/v1/responses", "max_tokens"): "max_output_tokens",
+    ("/v1/chat/completions", "logprobs"): "top_logprobs",
+}
+_SUBJECT = re.compile(r"`?([a-z_]{1,32})`? must be ")
+_ABOUT_PROMPT = re.compile(r"chat template|at least one prompt|ChatCompletion\w*Part|'NoneType' object is not iterable")
 # What a request lacks or has wrong when vLLM's own validators refuse it, by the parameter that they name.
 _ADVICE = {
     "max_tokens": "must be at least 1 and leave room for the prompt in the model's context",
@@ -93,7 +100,7 @@ def from_response(status: int, body: bytes, *, path: str, engine_is_dead: bool) 
             return ApiError(503, _errors.UNAVAILABLE, "service_unavailable")
         return ApiError(500, _errors.INTERNAL, "internal_error")
     error = _error_of(body)
-    message, param = str(error.get("message", "")), error.get("param")
+    message, param = str(error.get("message") or error.get("detail")), error.get("param")
     if status == 404:
         if error.get("type") == "NotFoundError":
             return ApiError(404, _errors.UNKNOWN_MODEL, "model_not_found", "model")
@@ -112,7 +119,8 @@ def from_response(status: int, body: bytes, *, path: str, engine_is_dead: bool) 
         )
     if "parsing the body" in message:
         return ApiError(400, "The body is not valid JSON.", "invalid_json")
-    return _bad_value(_clean([param]) if isinstance(param, str) else _named_in(message))
+    named = _clean([param]) if isinstance(param, str) else _named_in(message, path)
+    return _bad_value(_OTHER_NAMES.get((path, named), named))
 
 
 def _error_of(body: bytes) -> dict[str, Any]:
@@ -147,10 +155,13 @@ def _clean(loc: Iterable[object]) -> str | None:
     return path or None
 
 
-def _named_in(message: str) -> str | None:
-    """The first of the parameters with advice that a message names."""
-    words = re.findall(r"[a-z_]+", message)
-    return next((word for word in words if word in _ADVICE and (word != "n" or "`n`" in message)), None)
+def _named_in(message: str, path: str) -> str | None:
+    """The parameter that a message is about, where vLLM doesn't say."""
+    if found := _SUBJECT.match(message):
+        return found[1]
+    if _ABOUT_PROMPT.search(message):
+        return _PROMPTS.get(path, "input")
+    return "tool_choice" if "tool choice" in message else None
 
 
 # Markers in pydantic's paths that look like names.

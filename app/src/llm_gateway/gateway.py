@@ -7,10 +7,7 @@ it starts in any order with them, answers while the head is away, and says of a 
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
 import time
-import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,51 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from ray.serve import Application
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-logger = logging.getLogger("ray.serve")
-
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
-_ID_HEADER = b"x-request-id"
-
-
-class Edge:
-    """ASGI middleware: one id for a request, the client's if it is sane, on its way in and out; no bare failure.
-
-    Args:
-        app: the application.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; see the ASGI specification."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = next((value for name, value in scope["headers"] if name == _ID_HEADER), b"")
-        request_id = given if _SANE_ID.match(given) else uuid.uuid4().hex.encode()
-        others = [(name, value) for name, value in scope["headers"] if name != _ID_HEADER]
-        scope["headers"] = [*others, (_ID_HEADER, request_id)]
-
-        is_begun = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal is_begun
-            is_begun = True
-            if message["type"] == "http.response.start":
-                kept = [(name, value) for name, value in message["headers"] if name.lower() != _ID_HEADER]
-                message = {**message, "headers": [*kept, (_ID_HEADER, request_id)]}
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
-            logger.exception("A request failed.")
-            if is_begun:
-                raise
-            await _response(ApiError(500, _errors.INTERNAL, "internal_error"))(scope, receive, send_with_id)
 
 
 def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
@@ -94,7 +46,6 @@ def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
         await upstream.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(Edge)
 
     async def states() -> dict[str, State]:
         found = await asyncio.gather(*(upstream.state(route) for route in config.models))
@@ -184,6 +135,11 @@ def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
         response.headers["allow"] = (getattr(error, "headers", None) or {}).get("Allow", "")
         return response
 
+    @app.exception_handler(Exception)
+    async def internal(_: Request, __: Exception) -> Response:
+        # It is raised again afterwards, so that Serve logs it.
+        return _response(ApiError(500, _errors.INTERNAL, "internal_error"))
+
     return app
 
 
@@ -211,7 +167,8 @@ async def _body(request: Request, most_mib: int) -> bytes:
 
 def _health(states: dict[str, State], *, is_well: bool) -> JSONResponse:
     status = "unavailable" if not is_well else "ok" if set(states.values()) == {"ok"} else "degraded"
-    return JSONResponse({"status": status, "models": states}, status_code=200 if is_well else 503)
+    report = {"status": status, "models": states}
+    return JSONResponse(report) if is_well else JSONResponse(report, 503, {"Retry-After": str(_errors.RETRY_AFTER_S)})
 
 
 def build(args: dict[str, Any]) -> Application:

@@ -1,16 +1,19 @@
-"""An answer for requests that no replica can take.
+"""What each of Ray Serve's HTTP servers does before anything else: the replicas', and Serve's own proxy's on the head.
 
-On the fast path HAProxy hands such a request to Ray Serve's own proxy on the head, which keeps it until a replica
-comes: a minute, or for ever. The contract says 503 within a second. Ray calls :func:`middlewares` in each of its HTTP
-servers, as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it; ``ray_node`` puts this file where the proxy finds it.
+One id for a request, the client's if it is sane. And an answer for requests that no replica can take: HAProxy hands
+those to Serve's proxy, which keeps them until a replica comes, for a minute or for ever; the contract says 503 within a
+second.
 
-Nothing here may import more than the standard library and what Ray itself needs: it runs without the application.
+Ray calls :func:`middlewares` in each server, as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it; ``ray_node`` puts
+this file where the proxy finds it. Nothing here may import more than the standard library and what Ray itself needs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
@@ -31,6 +34,30 @@ _HEADERS = [
     (b"retry-after", b"2"),
     (b"x-llm-error-code", b"model_loading"),
 ]
+
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+_ID_HEADER = b"x-request-id"
+
+
+class SaneRequestId:
+    """ASGI middleware: replaces an id that isn't fit for logs and headers; Serve passes on whatever it finds.
+
+    Args:
+        app: the application, which puts the id into its answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see the ASGI specification."""
+        if scope["type"] == "http":
+            given = [value for name, value in scope["headers"] if name == _ID_HEADER]
+            if len(given) != 1 or not _SANE_ID.match(given[0]):
+                others = [(name, value) for name, value in scope["headers"] if name != _ID_HEADER]
+                scope["headers"] = [*others, (_ID_HEADER, uuid.uuid4().hex.encode())]
+        await self._app(scope, receive, send)
 
 
 class AnswerSoon:
@@ -73,12 +100,13 @@ class AnswerSoon:
 
 
 def middlewares() -> list[Any]:
-    """The middlewares of one of Serve's HTTP servers: a proxy's own, and none for a replica.
+    """The middlewares of the HTTP server in this process.
 
     Returns:
-        ``starlette.middleware.Middleware`` objects, as Ray wants them.
+        ``starlette.middleware.Middleware`` objects, innermost first, as Ray wants them.
     """
     import ray
 
     name = ray.get_runtime_context().get_actor_name() or ""
-    return [Middleware(AnswerSoon)] if "SERVE_PROXY_ACTOR" in name else []
+    proxys_own = [Middleware(AnswerSoon)] if "SERVE_PROXY_ACTOR" in name else []
+    return [*proxys_own, Middleware(SaneRequestId)]

@@ -1,4 +1,4 @@
-"""The answer for requests that no replica can take."""
+"""What each of Serve's HTTP servers does before anything else."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import llm_fallback
-from llm_fallback import AnswerSoon
+import llm_edge
+from llm_edge import AnswerSoon, SaneRequestId
 
 
 def ask(seconds: float, path: str = "/m/a/v1/models") -> tuple[float, list[dict[str, Any]], list[str]]:
@@ -43,7 +43,7 @@ def ask(seconds: float, path: str = "/m/a/v1/models") -> tuple[float, list[dict[
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_fallback, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(llm_edge, "_PATIENCE_S", 0.1)
 
 
 def test_nobody_answers() -> None:
@@ -64,3 +64,29 @@ def test_what_has_begun_is_not_cut_short() -> None:
 
 def test_serves_own_paths_may_take_their_time() -> None:
     assert ask(0.2, "/-/routes")[2] == ["answered"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([b"r-1._"], True),
+        ([b"a b"], False),
+        ([b"x" * 129], False),
+        ([b""], False),
+        ([b"\xa1"], False),
+        ([b"a", b"b"], False),
+        ([], False),
+    ],
+)
+def test_one_sane_id(given: list[bytes], kept: bool) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def app(scope: Any, _: Any, __: Any) -> None:
+        seen.extend(scope["headers"])
+
+    headers = [(b"x-request-id", value) for value in given]
+    asyncio.run(SaneRequestId(app)({"type": "http", "headers": [(b"host", b"x"), *headers]}, None, None))  # type: ignore[arg-type]
+    assert seen[0] == (b"host", b"x")
+    ((name, value),) = seen[1:]
+    assert name == b"x-request-id"
+    assert value == given[0] if kept else len(value) == 32
