@@ -1,6 +1,6 @@
 """What each of Ray Serve's HTTP servers does before anything else: the replicas', and Serve's own proxy's on the head.
 
-One id for a request, the client's if it is sane. And an answer for requests that no replica can take: HAProxy hands
+No orders from clients to Serve, and one id for a request, the client's if it is sane. And an answer for requests that no replica can take: HAProxy hands
 those to Serve's proxy, which keeps them until a replica comes, for a minute or for ever; the contract says 503 within a
 second.
 
@@ -38,10 +38,15 @@ _HEADERS = [
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 _ID_HEADER = b"x-request-id"
+# Serve obeys them, such as not to notice that a client has left, and fails where they aren't UTF-8. Source:
+# ray/serve/_private/constants.py of ray 2.60.0.
+_ORDERS = frozenset(
+    {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve-multiplexed-model-id", b"x-session-id"}
+)
 
 
-class SaneRequestId:
-    """ASGI middleware: replaces an id that isn't fit for logs and headers; Serve passes on whatever it finds.
+class SaneHeaders:
+    """ASGI middleware: takes orders to Serve away, and replaces an id that isn't fit for logs and headers.
 
     Args:
         app: the application, which puts the id into its answer.
@@ -53,10 +58,12 @@ class SaneRequestId:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; see the ASGI specification."""
         if scope["type"] == "http":
-            given = [value for name, value in scope["headers"] if name == _ID_HEADER]
+            headers = [(name, value) for name, value in scope["headers"] if name.replace(b"_", b"-") not in _ORDERS]
+            given = [value for name, value in headers if name == _ID_HEADER]
             if len(given) != 1 or not _SANE_ID.match(given[0]):
-                others = [(name, value) for name, value in scope["headers"] if name != _ID_HEADER]
-                scope["headers"] = [*others, (_ID_HEADER, uuid.uuid4().hex.encode())]
+                headers = [(name, value) for name, value in headers if name != _ID_HEADER]
+                headers.append((_ID_HEADER, uuid.uuid4().hex.encode()))
+            scope["headers"] = headers
         await self._app(scope, receive, send)
 
 
@@ -109,4 +116,4 @@ def middlewares() -> list[Any]:
 
     name = ray.get_runtime_context().get_actor_name() or ""
     proxys_own = [Middleware(AnswerSoon)] if "SERVE_PROXY_ACTOR" in name else []
-    return [*proxys_own, Middleware(SaneRequestId)]
+    return [*proxys_own, Middleware(SaneHeaders)]

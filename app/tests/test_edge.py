@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import llm_edge
-from llm_edge import AnswerSoon, SaneRequestId
+from llm_edge import AnswerSoon, SaneHeaders
 
 
 def ask(seconds: float, path: str = "/m/a/v1/models") -> tuple[float, list[dict[str, Any]], list[str]]:
@@ -85,8 +85,19 @@ def test_one_sane_id(given: list[bytes], kept: bool) -> None:
         seen.extend(scope["headers"])
 
     headers = [(b"x-request-id", value) for value in given]
-    asyncio.run(SaneRequestId(app)({"type": "http", "headers": [(b"host", b"x"), *headers]}, None, None))  # type: ignore[arg-type]
+    asyncio.run(SaneHeaders(app)({"type": "http", "headers": [(b"host", b"x"), *headers]}, None, None))  # type: ignore[arg-type]
     assert seen[0] == (b"host", b"x")
     ((name, value),) = seen[1:]
     assert name == b"x-request-id"
     assert value == given[0] if kept else len(value) == 32
+
+
+@pytest.mark.parametrize("name", [b"x-request-disconnect-disabled", b"serve_multiplexed_model_id", b"x_session_id"])
+def test_no_orders_to_serve(name: bytes) -> None:
+    seen: list[bytes] = []
+
+    async def app(scope: Any, _: Any, __: Any) -> None:
+        seen.extend(name for name, _ in scope["headers"])
+
+    asyncio.run(SaneHeaders(app)({"type": "http", "headers": [(name, b"\xa1")]}, None, None))  # type: ignore[arg-type]
+    assert seen == [b"x-request-id"]

@@ -27,6 +27,7 @@ RECOVERY_S = 240.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the address of the proxy and the name of the hosts' network."""
     parser.addoption("--base-url", required=True, help="the proxy, without /v1")
+    parser.addoption("--silence-seconds", default=61, type=float, help="how long a stream is silent (default: 61)")
     parser.addoption("--network", required=True, help="name of the test hosts' network, such as demo")
 
 

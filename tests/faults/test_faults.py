@@ -1,4 +1,4 @@
-"""What clients get when a part dies, is full, or when they themselves go away."""
+"""What clients get when a part dies, is full, changes or keeps silent, or when they themselves go away."""
 
 from __future__ import annotations
 
@@ -234,3 +234,61 @@ def test_one_id_from_the_proxy_to_the_engine(client: httpx.Client, hosts: TestHo
     assert hosts.execute("proxy1", ["grep", "-c", request_id, "/var/log/nginx/access.log"]).stdout.strip() == "1"
     search = f"grep -rlF {request_id} /var/lib/llm/ray/session_latest/logs | grep -c replica_model"
     assert int(hosts.execute("worker1", ["sh", "-c", search]).stdout) >= 1
+
+
+# Gives another model another limit, as an operator's change of the inventory would, and waits until it runs.
+CHANGE_OTHER = """
+import os, subprocess, sys, yaml
+path = "/etc/llm/serve/config.yaml"
+config = yaml.safe_load(open(path))
+if sys.argv[1] == "change":
+    model = next(a["args"]["model"] for a in config["applications"] if a["name"] == "model-demo-tiny-embed")
+    model["max_queued_requests"] = 100
+    path = "/tmp/changed.yaml"
+    yaml.safe_dump(config, open(path, "w"))
+environment = config["applications"][0]["runtime_env"]["env_vars"] | {
+    "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/etc/llm/ray/token"}
+command = [sys.executable, "-m", "llm_gateway", "deploy", "--wait", path, "--dashboard=http://127.0.0.1:18265"]
+sys.exit(subprocess.run([*command, "--timeout=300"], env=os.environ | environment).returncode)
+"""
+
+
+def pids(hosts: TestHosts) -> dict[str, str]:
+    """The processes of each model's replica."""
+    found = {}
+    for slug in ("demo-tiny-qwen2", "demo-tiny-embed"):
+        replica = f"$(pgrep --full '^ray::ServeReplica:model-{slug}:')"
+        found[slug] = hosts.execute(
+            "worker1", ["sh", "-c", f"echo {replica} $(pgrep --parent {replica} | sort)"]
+        ).stdout
+    return found
+
+
+def test_a_stream_outlives_silence_a_reload_and_another_models_change(
+    base_url: str, hosts: TestHosts, pytestconfig: pytest.Config
+) -> None:
+    silence = float(pytestconfig.getoption("--silence-seconds"))
+    python = "/opt/llm/runtime/current/bin/python"
+    engine = f"$(pgrep --parent $({REPLICA}) --full '^VLLM::EngineCore')"
+    before = pids(hosts)
+    stream = Stream(base_url, long_chat())
+    stream.socket.settimeout(silence + 60)
+    stream.read_until(b"\r\ndata: ")
+    hosts.execute("worker1", ["sh", "-c", f"kill -STOP {engine}"])
+    stopped = time.monotonic()
+    try:
+        hosts.execute("proxy1", ["systemctl", "reload", "nginx"])
+        hosts.execute("head1", [python, "-c", CHANGE_OTHER, "change"])
+        time.sleep(max(0.0, stopped + silence - time.monotonic()))
+    finally:
+        hosts.execute("worker1", ["sh", "-c", f"kill -CONT {engine}"])
+    try:
+        stream.read_to_end()
+        after = pids(hosts)
+    finally:
+        hosts.execute("head1", [python, "-c", CHANGE_OTHER, "restore"])
+    assert stream.events()[-1] == "[DONE]"
+    # So that no proxy on the way takes the silence for a death.
+    assert stream.received.count(b": keep-alive") >= silence // 15 - 1
+    assert after["demo-tiny-qwen2"] == before["demo-tiny-qwen2"]
+    assert after["demo-tiny-embed"] != before["demo-tiny-embed"]

@@ -552,17 +552,6 @@ def test_a_path_can_not_add_a_header(proxy: Proxy) -> None:
 
 
 @needs_nginx
-def test_headers_that_serve_would_obey_stay_outside(proxy: Proxy) -> None:
-    orders = {
-        "X-Request-Timeout-Seconds": "1",
-        "X-Request-Disconnect-Disabled": "?1",
-        "Serve-Multiplexed-Model-Id": "x",
-    }
-    seen = proxy.client.post("/v1/completions", json={"model": "other"}, headers=orders).json()["headers"]
-    assert not {name.lower() for name in orders} & set(seen)
-
-
-@needs_nginx
 @pytest.mark.parametrize("way", ["", "apart", "at once", "at once, apart", "in a piece", "in a piece, apart"])
 def test_a_broken_stream_ends_with_an_error(proxy: Proxy, way: str) -> None:
     text = raw_chat(proxy, {"model": "other", "order": f"broken {way}"})

@@ -45,6 +45,7 @@ _OTHER_NAMES: dict[tuple[str, str | None], str] = {
 }
 _SUBJECT = re.compile(r"`?([a-z_]{1,32})`? must be ")
 _ABOUT_PROMPT = re.compile(r"chat template|at least one prompt|ChatCompletion\w*Part|'NoneType' object is not iterable")
+_ABOUT_TOOLS = re.compile(r"tool[ _-](choice|call)")
 # What a request lacks or has wrong when vLLM's own validators refuse it, by the parameter that they name.
 _ADVICE = {
     "max_tokens": "must be at least 1 and leave room for the prompt in the model's context",
@@ -161,7 +162,7 @@ def _named_in(message: str, path: str) -> str | None:
         return found[1]
     if _ABOUT_PROMPT.search(message):
         return _PROMPTS.get(path, "input")
-    return "tool_choice" if "tool choice" in message else None
+    return "tool_choice" if _ABOUT_TOOLS.search(message) else None
 
 
 # Markers in pydantic's paths that look like names.
