@@ -1,8 +1,8 @@
 """What each of Ray Serve's HTTP servers does before anything else: the replicas', and Serve's own proxy's on the head.
 
-No orders from clients to Serve, and one id for a request, the client's if it is sane. And an answer for requests that no replica can take: HAProxy hands
-those to Serve's proxy, which keeps them until a replica comes, for a minute or for ever; the contract says 503 within a
-second.
+No orders from clients to Serve, and one id for a request, the client's if it is sane. And an answer for requests that
+no replica can take: HAProxy hands those to Serve's proxy, which keeps them until a replica comes, for a minute or for
+ever; the contract says 503 within a second.
 
 Ray calls :func:`middlewares` in each server, as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it; ``ray_node`` puts
 this file where the proxy finds it. Nothing here may import more than the standard library and what Ray itself needs.

@@ -101,6 +101,8 @@ def test_a_broken_stream_is_never_a_whole_one(
     while time.monotonic() - killed < 2:
         time.sleep(0.05)
     assert client.get("/health").json()["models"][MODEL] != "ok"
+    head = next(state.address for state in hosts.hosts() if state.host == "head1")
+    assert httpx.get(f"http://{head}:18000/health", trust_env=False).json()["models"][MODEL] != "ok"
     assert client.get("/health/ready").status_code == 503
     assert MODEL not in {model["id"] for model in client.get("/v1/models").json()["data"]}
     for _ in range(5):
