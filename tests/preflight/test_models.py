@@ -37,7 +37,8 @@ def test_size(model: dict[str, Any], sizes: tuple[int, int], gpus: int) -> None:
 
 def test_serve_config() -> None:
     model = {"id": "demo/tiny-qwen2", "aliases": ["x"], "engine": {"dtype": "bfloat16"}}
-    config = serve_config([model, {"id": "b"}], app_path="/opt/app", serve_port=18000, node_count=3, accelerator="cpu")
+    given = {"app_path": "/opt/app", "serve_port": 18000, "node_count": 3, "max_body_mib": 8, "accelerator": "cpu"}
+    config = serve_config([model, {"id": "b"}], **given)
     gateway, first, second = config["applications"]
     assert config["proxy_location"] == "EveryNode"
     assert config["http_options"] == {"host": "0.0.0.0", "port": 18000, "keep_alive_timeout_s": 90}
@@ -53,6 +54,7 @@ def test_serve_config() -> None:
         ],
         "nodes": 3,
         "port": 18000,
+        "max_body_mib": 8,
     }
     assert first["args"] == {"model": model, "accelerator": "cpu"}
     assert {app["runtime_env"]["env_vars"]["PYTHONPATH"] for app in config["applications"]} == {"/opt/app"}
