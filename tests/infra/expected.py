@@ -131,7 +131,7 @@ class Expected:
             ports[raw["http_port"]] = True
             files += [
                 File("/etc/nginx/nginx.conf", 0o644, managed=True),
-                File("/etc/nginx/llm.js", 0o644, managed=True),
+                File("/etc/nginx/llm.lua", 0o644, managed=True),
                 File("/etc/systemd/system/nginx.service.d/llm.conf", 0o644, managed=True),
             ]
         files += [
