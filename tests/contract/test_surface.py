@@ -324,10 +324,12 @@ def _check_call(call: dict[str, Any], finish_reason: str) -> None:
 @pytest.mark.parametrize("tool_choice", [{"type": "function", "function": {"name": "paint"}}, "required"], ids=str)
 def test_tools(service: Service, chat_model: str, tool_choice: object) -> None:
     (choice,) = _ok(_tools(service, chat_model, tool_choice))["choices"]
-    for call in choice["message"]["tool_calls"]:
+    calls = choice["message"].get("tool_calls") or ()
+    for call in calls:
         assert (call["type"], bool(call["id"])) == ("function", True)
         _check_call(call, choice["finish_reason"])
-    assert choice["message"]["tool_calls"]
+    # What was cut off before the call was whole is none.
+    assert calls or choice["finish_reason"] == "length"
     assert choice["finish_reason"] in ("stop", "tool_calls", "length")
 
 
