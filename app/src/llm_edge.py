@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Seconds. The request does reach Serve, so that a model that was scaled to zero wakes up.
-_PATIENCE_S = 0.7
+_PATIENCE_S = 0.3
 _ERROR = {
     "message": "The model is being loaded. Try again in a few seconds.",
     "type": "service_unavailable_error",

@@ -111,7 +111,8 @@ def check_error(response: httpx.Response, codes: set[str]) -> None:
 def test_a_broken_stream_is_never_a_whole_one(
     victim: str, open_stream: Callable[..., Stream], hosts: TestHosts, client: httpx.Client
 ) -> None:
-    stream = open_stream()
+    # Others beside it, else it is over before the command has reached the host.
+    stream, *_ = [open_stream(max_tokens=1900) for _ in range(12)]
     stream.read_until(b"\r\ndata: ")
     host, command = VICTIMS[victim]
     hosts.execute(host, ["sh", "-c", command])
