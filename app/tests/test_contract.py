@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +32,7 @@ def answering(status: int, *bodies: bytes, headers: list[tuple[bytes, bytes]] | 
     return app
 
 
-def ask(app: Application, *, dead: bool = False) -> tuple[int, dict[str, str], bytes]:
+def ask(app: Application, *, dead: bool = False, keep_alive_s: float = 15) -> tuple[int, dict[str, str], bytes]:
     """The status, headers and body that come out of the contract."""
     sent: list[dict[str, Any]] = []
 
@@ -39,7 +40,7 @@ def ask(app: Application, *, dead: bool = False) -> tuple[int, dict[str, str], b
         sent.append(message)
 
     async def run() -> None:
-        contract = Contract(app, slots=Slots(1, 0), engine_is_dead=lambda: dead)  # type: ignore[arg-type]
+        contract = Contract(app, slots=Slots(1, 0), engine_is_dead=lambda: dead, keep_alive_s=keep_alive_s)  # type: ignore[arg-type]
         await contract(SCOPE, None, send)  # type: ignore[arg-type]
 
     asyncio.run(run())
@@ -188,3 +189,26 @@ def test_no_limit_on_waiting() -> None:
         await asyncio.gather(*(one() for _ in range(500)))
 
     asyncio.run(run())
+
+
+def test_a_silent_stream_is_kept_alive_by_comments() -> None:
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM})
+        for body in (b"data: 1\n\n", b"data: 2\n\n"):
+            await asyncio.sleep(0.25)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+        await asyncio.sleep(0.25)
+
+    _, _, body = ask(app, keep_alive_s=0.1)
+    silence = rb"(: keep-alive\n\n)+"
+    assert re.fullmatch(silence + rb"data: 1\n\n" + silence + rb"data: 2\n\ndata: \[DONE\]\n\n", body), body
+
+
+def test_an_answer_in_one_piece_carries_no_comment() -> None:
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0.3)
+        await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+
+    assert ask(app, keep_alive_s=0.1)[2] == b"{}"

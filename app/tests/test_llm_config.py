@@ -22,7 +22,6 @@ def test_defaults() -> None:
     assert made["model_loading_config"] == {"model_id": "org/name", "model_source": "org/name"}
     assert made["engine_kwargs"] == {
         "max_num_seqs": 256,
-        "sse_keep_alive_interval": 15,
         "tensor_parallel_size": 1,
         "pipeline_parallel_size": 1,
     }
@@ -38,7 +37,6 @@ def test_engine_arguments_are_untouched() -> None:
         "max_model_len": 2048,
         "anything": {"a": [1]},
         "max_num_seqs": 256,
-        "sse_keep_alive_interval": 15,
         "tensor_parallel_size": 4,
         "pipeline_parallel_size": 1,
     }

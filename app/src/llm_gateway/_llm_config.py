@@ -14,9 +14,6 @@ _HEALTH_CHECK_TIMEOUT_S = 10
 # Seconds that a replaced replica may go on with its streams; its GPUs stay taken that long.
 _GRACEFUL_SHUTDOWN_TIMEOUT_S = 600
 
-# Seconds of silence in a stream after which a comment goes out, so that no proxy on the way takes it for dead.
-_KEEP_ALIVE_S = 15
-
 # Serve's own limit would also hold back health checks, and its queue turns requests away that arrive at once though
 # there is room; the limit that counts is the replica's (`limits`, see _contract.py).
 _MAX_ONGOING_REQUESTS = 100_000
@@ -36,7 +33,6 @@ def llm_config(application: ModelApplication) -> dict[str, Any]:
         "engine_kwargs": {
             # What runs at the same time is what the engine batches.
             "max_num_seqs": model.max_ongoing_requests,
-            "sse_keep_alive_interval": _KEEP_ALIVE_S,
             **model.engine,
             "tensor_parallel_size": model.tensor_parallel_size,
             "pipeline_parallel_size": model.pipeline_parallel_size,
@@ -84,6 +80,9 @@ def _environment(application: ModelApplication) -> dict[str, str]:
     environment = {
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "VLLM_NO_USAGE_STATS": "1",
+        # Else each piece of a stream goes from vLLM's event loop to Serve's in another thread, and both fight for the
+        # interpreter's lock.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     }
     if model.source is not None and model.source.startswith("/"):
         environment["HF_HUB_OFFLINE"] = "1"
