@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _READY_TIMEOUT_S = 300.0
+_SETTLE_S = 3.0
 # What the real engine needs of the distribution: it compiles kernels as it starts. As in the role serving_runtime.
 _ENGINE_PACKAGES = ("g++", "gcc", "libnuma1", "python3-dev", "util-linux")
 _GATEWAYS = "/opt/bench"  # the environments of the gateways from the package index, in `bare1`
@@ -248,6 +249,8 @@ class Stand:
                 for group in self._lab.unit_cgroups("bare1", other.units):
                     (self._lab.thaw if other is arm else self._lab.freeze)(group)
         wait_ready(arm)
+        # What has piled up while it was frozen: timers, health checks, metrics.
+        time.sleep(_SETTLE_S)
 
     def meter(self, arm: Arm) -> Meter:
         """What measures an arm's processes."""

@@ -7,6 +7,10 @@ requests and the metrics are vLLM's own. Ours are two request functions:
 - ``openai-chat-plain``: vLLM 0.29.0 streams every chat, so it has none for an answer that comes in one piece.
 - ``openai-chat-counted``: vLLM's own ``openai-chat``, but where a gateway sends `usage` in a chunk that vLLM doesn't
   look for it in (LiteLLM), the tokens that were asked for count, not what a tokenizer makes of the text.
+
+And one mend: of a stream, vLLM strips every piece that the network delivers before it joins them, so that a piece that
+ends in the blank of ``data: `` makes the next one unreadable, and a whole answer counts as failed. It gets whole
+events.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     import aiohttp
     from vllm.benchmarks.lib.endpoint_request_func import RequestFuncInput, RequestFuncOutput
@@ -78,14 +82,30 @@ async def request_plain_chat(
     return output
 
 
+async def whole_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Cut a stream where events end, at empty lines, and nowhere else."""
+    rest = b""
+    async for piece in pieces:
+        rest += piece
+        end = rest.rfind(b"\n\n") + 2
+        if end > 1:
+            yield rest[:end]
+            rest = rest[end:]
+    if rest:
+        yield rest
+
+
 def _load() -> Callable[[list[str]], dict[str, Any]]:
     """Import vLLM's benchmark, with our request function in it, and return what runs a cell."""
+    import aiohttp
     from vllm.benchmarks import serve
     from vllm.benchmarks.lib import endpoint_request_func
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     endpoint_request_func.ASYNC_REQUEST_FUNCS |= {PLAIN: request_plain_chat, COUNTED: request_counted_chat}
     endpoint_request_func.OPENAI_COMPATIBLE_BACKENDS += [PLAIN, COUNTED]
+    as_delivered = aiohttp.StreamReader.iter_any
+    aiohttp.StreamReader.iter_any = lambda reader: whole_events(as_delivered(reader))  # type: ignore[method-assign,assignment,return-value]
     parser = FlexibleArgumentParser()
     serve.add_cli_args(parser)
     return lambda argv: asyncio.run(serve.main_async(parser.parse_args(argv)))

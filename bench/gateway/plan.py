@@ -14,7 +14,7 @@ _ONE_CONCURRENCY = 32
 # Enough for the load to be steady, few enough for a run to end.
 _REQUESTS = {
     "mock": {1: 5, 8: 16, 32: 64, 128: 256},
-    "real": {1: 12, 8: 32, 32: 96, 128: 192},
+    "real": {1: 12, 8: 64, 32: 192, 128: 384},
 }
 _LONG_INPUT_TOKENS = 24000  # of the tiny model: 100 kB of text
 _LONG_REQUESTS = 40
