@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -86,6 +87,42 @@ def open_stream(base_url: str) -> Iterator[Callable[..., Stream]]:
         stream.socket.close()
 
 
+class Shell:
+    """A shell in a host, opened before it is needed: a new connection to a busy host can take many seconds."""
+
+    def __init__(self, hosts: TestHosts, host: str) -> None:
+        self._process = subprocess.Popen(
+            hosts.ssh_argv(host, ["sh"]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.run("true")
+
+    def run(self, command: str) -> None:
+        """Run a command that prints nothing and succeeds."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{command}; echo $?\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "0\n", command
+
+    def close(self) -> None:
+        """End the shell."""
+        self._process.communicate()
+
+
+@pytest.fixture
+def open_shell(hosts: TestHosts) -> Iterator[Callable[[str], Shell]]:
+    """``open_shell(host)`` opens a shell."""
+    shells: list[Shell] = []
+
+    def call(host: str) -> Shell:
+        shells.append(Shell(hosts, host))
+        return shells[-1]
+
+    yield call
+    for shell in shells:
+        shell.close()
+
+
 @contextmanager
 def stopped_engine(hosts: TestHosts) -> Iterator[None]:
     """The model's engine doesn't move, and neither does what it has begun."""
@@ -109,13 +146,17 @@ def check_error(response: httpx.Response, codes: set[str]) -> None:
 
 @pytest.mark.parametrize("victim", ["engine", "replica", "worker"])
 def test_a_broken_stream_is_never_a_whole_one(
-    victim: str, open_stream: Callable[..., Stream], hosts: TestHosts, client: httpx.Client
+    victim: str,
+    open_stream: Callable[..., Stream],
+    open_shell: Callable[[str], Shell],
+    hosts: TestHosts,
+    client: httpx.Client,
 ) -> None:
-    # Others beside it, else it is over before the command has reached the host.
-    stream, *_ = [open_stream(max_tokens=1900) for _ in range(12)]
-    stream.read_until(b"\r\ndata: ")
     host, command = VICTIMS[victim]
-    hosts.execute(host, ["sh", "-c", command])
+    shell = open_shell(host)
+    stream = open_stream(max_tokens=1900)
+    stream.read_until(b"\r\ndata: ")
+    shell.run(command)
     killed = time.monotonic()
     stream.read_to_end()
     assert time.monotonic() - killed < 5
@@ -139,10 +180,10 @@ def test_a_broken_stream_is_never_a_whole_one(
         check_error(response, UNAVAILABLE)
 
 
-def test_nothing_hangs_while_a_model_comes_back(hosts: TestHosts, client: httpx.Client) -> None:
+def test_nothing_hangs_while_a_model_comes_back(open_shell: Callable[[str], Shell], client: httpx.Client) -> None:
     host, command = VICTIMS["replica"]
-    hosts.execute(host, ["sh", "-c", command])
-    slowest, answers = 0.0, 0
+    open_shell(host).run(command)
+    answers, late = 0, 0
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         began = time.monotonic()
@@ -151,20 +192,24 @@ def test_nothing_hangs_while_a_model_comes_back(hosts: TestHosts, client: httpx.
         if response.status_code == 200:
             break
         check_error(response, UNAVAILABLE)
-        slowest, answers = max(slowest, seconds), answers + 1
+        assert seconds < 2
+        answers += 1
+        late += seconds > 1
         # The neighbour doesn't notice.
         assert client.post("/v1/embeddings", json={"model": OTHER, "input": "Hello"}).status_code == 200
         time.sleep(0.2)
     assert response.status_code == 200
     assert answers > 10
-    assert slowest < 1
+    # HAProxy asks again after a second where it met a replica that was just going, or coming.
+    assert late <= 2
 
 
-def test_a_stream_whose_haproxy_dies(open_stream: Callable[..., Stream], hosts: TestHosts) -> None:
-    stream = open_stream()
+def test_a_stream_whose_haproxy_dies(open_stream: Callable[..., Stream], open_shell: Callable[[str], Shell]) -> None:
+    shells = [open_shell(host) for host in ("head1", "worker1")]
+    stream = open_stream(max_tokens=1900)
     stream.read_until(b"\r\ndata: ")
-    for host in ("head1", "worker1"):
-        hosts.execute(host, ["sh", "-c", "kill -9 $(pgrep --full 'haproxy[.]cfg')"])
+    for shell in shells:
+        shell.run("kill -9 $(pgrep --full 'haproxy[.]cfg')")
     stream.read_to_end()
     assert "error" in json.loads(stream.events()[-1])
     assert "[DONE]" not in stream.events()
