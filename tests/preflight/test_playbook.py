@@ -80,13 +80,14 @@ class Site:
             "proxies": {"hosts": {"proxy1": {}}},
         }
 
-    def run(self, *arguments: str, inventory: bool = True) -> tuple[int, str]:
+    def run(self, *arguments: str, inventory: bool = True, playbook: Path | None = None) -> tuple[int, str]:
         """Write the inventory, run the playbook, and return its status and what it said."""
         (self.path / "group_vars").mkdir(exist_ok=True)
         (self.path / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": self.inventory}}))
         (self.path / "group_vars/all.yml").write_text(yaml.safe_dump(self.all))
-        playbook = self.path.parent / "site.yml"
-        playbook.write_text(CHANGE.format(preflight=REPO / "playbooks/preflight.yml"))
+        if playbook is None:
+            playbook = self.path.parent / "site.yml"
+            playbook.write_text(CHANGE.format(preflight=REPO / "playbooks/preflight.yml"))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         environment |= {
             "ANSIBLE_SSH_RETRIES": "0",
@@ -94,7 +95,7 @@ class Site:
             "ANSIBLE_HOME": str(self.path.parent / "ansible"),
         }
         done = subprocess.run(
-            [ANSIBLE_PLAYBOOK, *(["-i", self.path / "hosts.yml"] if inventory else []), playbook, *arguments],
+            [ANSIBLE_PLAYBOOK, *(["-i", self.path] if inventory else []), playbook, *arguments],
             cwd=REPO,
             env=environment,
             check=False,
@@ -221,3 +222,38 @@ def test_other_plays_load_the_defaults_without_a_task(tmp_path: Path) -> None:
     )
     assert "/opt/llm 80" in done.stdout
     assert done.stdout.count("TASK [") == 1
+
+
+PLAN = REPO / "playbooks/plan.yml"
+CONFIG = {
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+}
+
+
+def test_a_plan_needs_no_host(site: Site, hosts: Hosts) -> None:
+    (site.path / "model_configs").mkdir()
+    (site.path / "model_configs/a-b.json").write_text(json.dumps(CONFIG))
+    site.all["preflight_gpus"] = [{"name": "NVIDIA A100-SXM4-80GB", "memory_mib": 81920, "count": 8}]
+    site.all["llm_models"] = [{"id": "a/b", "tensor_parallel_size": 8}]
+    status, output = site.run(playbook=PLAN)
+    assert status == 0, output
+    assert "a/b    1 x 8            NVIDIA A100-SXM4-80GB  16.4 GiB" in output
+    assert "Every model fits." in output
+    assert "WARNING" not in output
+    site.all["llm_models"] = [{"id": "a/b"}]
+    status, output = site.run(playbook=PLAN)
+    assert status != 0
+    assert "Smallest change: set tensor_parallel_size: 4." in output
+    assert hosts.calls == 0
+
+
+def test_a_plan_asks_for_the_gpus(site: Site) -> None:
+    status, output = site.run(playbook=PLAN)
+    assert status != 0
+    assert "Nobody says which GPUs worker1 has. Set preflight_gpus in the inventory" in output
