@@ -30,7 +30,7 @@ _MASKED_UNITS = (
     "systemd-udevd.service", "systemd-resolved.service", "getty.target", "console-getty.service",
     "apt-daily.timer", "apt-daily-upgrade.timer",
 )  # fmt: skip
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 
 
 def base_id(suite: str) -> str:
@@ -168,6 +168,8 @@ def _prepare(tree: Path) -> None:
     (tree / "etc/machine-id").touch(mode=0o444)
     (tree / "var/lib/dbus/machine-id").unlink(missing_ok=True)
     (tree / "etc/resolv.conf").unlink(missing_ok=True)
+    # An installer writes it; without it every login is a warning in the journal, and hides the others.
+    (tree / "etc/default/locale").touch()
 
 
 def _chroot(tree: Path, *argv: str) -> None:
