@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from .conftest import REPO, TOKEN
+from .model_configs import LLAMA31_70B
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,20 +226,11 @@ def test_other_plays_load_the_defaults_without_a_task(tmp_path: Path) -> None:
 
 
 PLAN = REPO / "playbooks/plan.yml"
-CONFIG = {
-    "hidden_size": 8192,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "intermediate_size": 28672,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-}
 
 
 def test_a_plan_needs_no_host(site: Site, hosts: Hosts) -> None:
     (site.path / "model_configs").mkdir()
-    (site.path / "model_configs/a-b.json").write_text(json.dumps(CONFIG))
+    (site.path / "model_configs/a-b.json").write_text(json.dumps(LLAMA31_70B))
     site.all["preflight_gpus"] = [{"name": "NVIDIA A100-SXM4-80GB", "memory_mib": 81920, "count": 8}]
     site.all["llm_models"] = [{"id": "a/b", "tensor_parallel_size": 8}]
     status, output = site.run(playbook=PLAN)
