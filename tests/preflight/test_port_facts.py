@@ -1,66 +1,14 @@
-"""The modules, on recorded trees of /sys and /proc: they stand for the hardware and for a kernel's sockets."""
+"""The module ``port_facts``, on recorded files of /proc, which stand for a kernel's sockets, and on real ones."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu_cluster.platform.plugins.modules.gpu_facts import find_driver, find_gpus
 from ansible_collections.gpu_cluster.platform.plugins.modules.port_facts import address, find_sockets, unit_of
-
-from .conftest import REPO
-
-# A DGX H100's first GPU, its NVSwitch (a bridge), a desktop card with its audio function, and Intel's display.
-PCI = {
-    "0000:1b:00.0": ("0x10de", "0x2330", "0x030200"),
-    "0000:07:00.0": ("0x10de", "0x22a3", "0x068000"),
-    "0000:01:00.0": ("0x10de", "0x2684", "0x030000"),
-    "0000:01:00.1": ("0x10de", "0x22ba", "0x040300"),
-    "0000:00:02.0": ("0x8086", "0x4680", "0x030000"),
-}
-OPEN_DRIVER = """\
-NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs-builder@U16-I3-B03-02-3)
-GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)
-"""
-CLOSED_DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.216.01  Tue Sep 17 16:54:04 UTC 2024\n"
-
-
-@pytest.fixture
-def sysfs(tmp_path: Path) -> Path:
-    """A sysfs with the devices of PCI."""
-    for name, values in PCI.items():
-        device = tmp_path / "bus/pci/devices" / name
-        device.mkdir(parents=True)
-        for file, value in zip(("vendor", "device", "class"), values, strict=True):
-            (device / file).write_text(f"{value}\n")
-    return tmp_path
-
-
-def test_gpus_are_display_controllers_of_nvidia(sysfs: Path) -> None:
-    assert find_gpus(sysfs) == [
-        {"pci_address": "0000:01:00.0", "device_id": "0x2684"},
-        {"pci_address": "0000:1b:00.0", "device_id": "0x2330"},
-    ]
-
-
-def test_no_pci_bus_is_no_gpu(tmp_path: Path) -> None:
-    assert find_gpus(tmp_path) == []
-
-
-@pytest.mark.parametrize(("text", "version"), [(OPEN_DRIVER, "570.86.15"), (CLOSED_DRIVER, "535.216.01"), ("", None)])
-def test_driver_version(tmp_path: Path, text: str, version: str | None) -> None:
-    (tmp_path / "driver/nvidia").mkdir(parents=True)
-    (tmp_path / "driver/nvidia/version").write_text(text)
-    assert find_driver(tmp_path) == version
-
-
-def test_no_driver(tmp_path: Path) -> None:
-    assert find_driver(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -118,13 +66,3 @@ def test_a_real_socket() -> None:
         port = server.getsockname()[1]
         found = [each for each in find_sockets(Path("/proc")) if each["port"] == port]
     assert [(each["address"], each["pid"]) for each in found] == [("127.0.0.1", os.getpid())]
-
-
-def test_modules_run_as_ansible_runs_them(sysfs: Path) -> None:
-    arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {"sysfs_root": str(sysfs), "proc_root": str(sysfs)}})
-    done = subprocess.run(
-        [sys.executable, REPO / "plugins/modules/gpu_facts.py", arguments], check=False, capture_output=True, text=True
-    )
-    assert [gpu["device_id"] for gpu in json.loads(done.stdout)["ansible_facts"]["llm_gpus"]] == ["0x2684", "0x2330"], (
-        done
-    )
