@@ -17,7 +17,8 @@ name: nvidia_drift
 short_description: What of a host's NVIDIA driver doesn't fit together
 version_added: "0.2.0"
 author: GPU Cluster Platform maintainers
-description: Compares the loaded kernel module, the one on disk, the libraries, the packages, and what C(nvidia-smi) says.
+description: Compares the loaded kernel module, the one on disk, the libraries, the packages, and what
+    C(nvidia-smi) says.
 options:
   _input:
     description: The host's C(ansible_facts), with those of M(gpu_cluster.platform.gpu_facts) and the packages.

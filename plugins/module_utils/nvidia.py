@@ -64,7 +64,7 @@ def read(file: Path) -> str | None:
 
 
 def generation(device_id: str) -> str | None:
-    """Return the generation of a PCI device ID such as ``0x2330``, ``maxwell`` to ``blackwell``; None if it's unknown."""
+    """Return the generation of a PCI device ID such as ``0x2330``; None where it is unknown."""
     try:
         number = int(device_id, 16)
     except ValueError:

@@ -33,8 +33,8 @@ def host_errors(
     """Return every error of the hosts, each with the host, the cause and the fix.
 
     Args:
-        hostvars: host name to its variables: ``ansible_facts`` with ``llm_gpus`` and ``llm_nvidia_driver``,
-            ``llm_address``, and the results ``__preflight_sockets``, ``__preflight_sources``, ``__preflight_clock``.
+        hostvars: host name to its variables: ``ansible_facts`` with ``llm_gpus``, ``llm_address``,
+            and the results ``__preflight_sockets``, ``__preflight_sources``, ``__preflight_clock``.
         hosts: the hosts that were asked.
         models: the inventory's ``llm_models``, which are known to be right in themselves.
         flavour: ``cuda`` or ``cpu``.
@@ -66,7 +66,6 @@ def host_errors(
         {host: variables["__preflight_clock"]["stdout"] for host, variables in found.items()}, clock_skew_seconds
     )
     if flavour == "cuda":
-        errors += driver_errors({host: found[host]["ansible_facts"] for host in ray_hosts})
         errors += gpu_errors(models, {host: len(found[host]["ansible_facts"]["llm_gpus"]) for host in replica_hosts})
     return errors
 
@@ -159,16 +158,6 @@ def clock_errors(clocks: Mapping[str, str], limit: float) -> list[str]:
     return [
         f"The clock of host {last} is {skew:.0f} s ahead of host {first}'s, and {limit} s are allowed."
         " Set the wrong one right."
-    ]
-
-
-def driver_errors(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """GPUs that nothing can use."""
-    return [
-        f"Host {host} has {len(found['llm_gpus'])} NVIDIA GPUs, but no NVIDIA driver is loaded. Install one"
-        " and boot the host, or set llm_accelerator: cpu."
-        for host, found in facts.items()
-        if found["llm_gpus"] and not found["llm_nvidia_driver"]
     ]
 
 

@@ -243,7 +243,7 @@ def drift(facts: Mapping[str, Any], packages: Mapping[str, str]) -> list[str]:
     if state["lost_gpus"]:
         errors.append(
             f"{len(state['lost_gpus'])} of {len(facts['llm_gpus'])} GPUs don't answer"
-            f" ({', '.join(state['lost_gpus'])}): fallen off the bus. Look for Xid 79 in the kernel's log, and reboot the host; if that doesn't bring them"
-            " back, it is the hardware."
+            f" ({', '.join(state['lost_gpus'])}): fallen off the bus."
+            " Look for Xid 79 in the kernel's log, and reboot the host; if they stay away, it is the hardware."
         )
     return errors

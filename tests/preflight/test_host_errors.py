@@ -35,7 +35,6 @@ def gathered(number: int, gpus: int) -> dict[str, Any]:
             "python": {"version": {"major": 3, "minor": 11}, "executable": "/usr/bin/python3"},
             "all_ipv4_addresses": [f"10.0.0.{number}"],
             "llm_gpus": [GPU] * gpus,
-            "llm_nvidia_driver": "570.86.15" if gpus else None,
         },
         "__preflight_sockets": {"sockets": []},
         "__preflight_sources": {"results": []},
@@ -118,10 +117,6 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
         lambda hostvars: hostvars["worker2"].update(__preflight_clock={"stdout": "1030.5 1000.0"}),
         ["The clock of host worker2 is 30 s ahead of host head1's, and 10 s are allowed."],
     ),
-    "no driver": (
-        fact("worker1", "llm_nvidia_driver", None),
-        ["Host worker1 has 4 NVIDIA GPUs, but no NVIDIA driver is loaded.", "llm_accelerator: cpu"],
-    ),
     "too few GPUs": (
         fact("worker2", "llm_gpus", [GPU]),
         ["llm_models ask for 6 GPUs", "llm_models[0] (a: 2 x 2)", "worker1 has 4, worker2 has 1, 5 in all"],
@@ -166,7 +161,7 @@ def test_a_replica_that_autoscaling_could_never_place(roles: dict[str, Any], hos
 
 def test_gpus_don_t_matter_to_the_cpu_runtime(roles: dict[str, Any], hostvars: dict[str, Any]) -> None:
     for variables in hostvars.values():
-        variables["ansible_facts"] |= {"llm_gpus": [], "llm_nvidia_driver": None}
+        variables["ansible_facts"] |= {"llm_gpus": []}
     assert check(roles, hostvars, flavour="cpu") == []
 
 
