@@ -90,6 +90,11 @@ def count_switches(sysfs_root: Path) -> int:
     )
 
 
+def find_rdma_interfaces(sysfs_root: Path) -> list[str]:
+    """Return the network interfaces of devices that can do RDMA: InfiniBand, and Ethernet with RoCE."""
+    return sorted({path.name for path in sysfs_root.glob("class/infiniband/*/device/net/*")})
+
+
 def find_driver(proc_root: Path) -> tuple[str, str] | None:
     """Return the loaded driver's version, and ``open`` or ``proprietary``; None where none is loaded."""
     text = read(proc_root / "driver" / "nvidia" / "version") or ""

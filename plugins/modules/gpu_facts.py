@@ -14,6 +14,7 @@ from ..module_utils.nvidia import (
     find_driver,
     find_gpus,
     find_library,
+    find_rdma_interfaces,
     is_module_loaded,
     is_secure_boot,
     read_smi,
@@ -21,7 +22,7 @@ from ..module_utils.nvidia import (
 
 DOCUMENTATION = r"""
 module: gpu_facts
-short_description: The NVIDIA GPUs of a host, and the state of their driver
+short_description: The NVIDIA GPUs of a host, the state of their driver, and the interfaces that can do RDMA
 version_added: "0.1.0"
 author: GPU Cluster Platform maintainers
 description:
@@ -75,6 +76,11 @@ ansible_facts:
       description: Version of the loaded kernel driver; null where none is loaded.
       type: str
       sample: "570.86.15"
+    llm_rdma_interfaces:
+      description: Network interfaces that can do RDMA (InfiniBand, RoCE), up or not.
+      type: list
+      elements: str
+      sample: [ib0]
     llm_nvidia:
       description: The state of the driver.
       type: dict
@@ -150,6 +156,7 @@ def main() -> None:
         ansible_facts={
             "llm_gpus": [gpu | answered.get(gpu["pci_address"], {}) for gpu in gpus],
             "llm_nvidia_driver": driver[0] if driver else None,
+            "llm_rdma_interfaces": find_rdma_interfaces(sysfs_root),
             "llm_nvidia": {
                 "loaded_kernel_modules": driver[1] if driver else None,
                 "installed_module": installed_module(module),

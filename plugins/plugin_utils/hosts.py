@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .interconnect import interconnect_errors
 from .inventory import ports_by_host
 from .models import gpus_per_replica, replicas
 
@@ -34,7 +35,8 @@ def host_errors(
 
     Args:
         hostvars: host name to its variables: ``ansible_facts`` with ``llm_gpus``, ``llm_address``,
-            and the results ``__preflight_sockets``, ``__preflight_sources``, ``__preflight_clock``.
+            ``llm_interconnect_interface``, and the results ``__preflight_sockets``, ``__preflight_sources``,
+            ``__preflight_clock``.
         hosts: the hosts that were asked.
         models: the inventory's ``llm_models``, which are known to be right in themselves.
         flavour: ``cuda`` or ``cpu``.
@@ -65,6 +67,7 @@ def host_errors(
     errors += clock_errors(
         {host: variables["__preflight_clock"]["stdout"] for host, variables in found.items()}, clock_skew_seconds
     )
+    errors += interconnect_errors(hostvars, list(ray_hosts))
     if flavour == "cuda":
         errors += gpu_errors(models, {host: len(found[host]["ansible_facts"]["llm_gpus"]) for host in replica_hosts})
     return errors

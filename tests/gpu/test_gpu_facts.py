@@ -13,6 +13,7 @@ from ansible_collections.gpu_cluster.platform.plugins.module_utils.nvidia import
     count_switches,
     find_driver,
     find_gpus,
+    find_rdma_interfaces,
     generation,
     is_secure_boot,
     read_smi,
@@ -178,3 +179,10 @@ def test_driver(tmp_path: Path, text: str, driver: tuple[str, str] | None) -> No
     (tmp_path / "driver/nvidia").mkdir(parents=True)
     (tmp_path / "driver/nvidia/version").write_text(text)
     assert find_driver(tmp_path) == driver
+
+
+def test_rdma_interfaces(tmp_path: Path) -> None:
+    for device, interface in {"mlx5_0": "ib0", "mlx5_1": "ens1f0np0"}.items():
+        (tmp_path / "class/infiniband" / device / "device/net" / interface).mkdir(parents=True)
+    assert find_rdma_interfaces(tmp_path) == ["ens1f0np0", "ib0"]
+    assert find_rdma_interfaces(tmp_path / "none") == []

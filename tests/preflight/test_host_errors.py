@@ -25,6 +25,7 @@ def gathered(number: int, gpus: int) -> dict[str, Any]:
     """What the role gathers of a host that is as it should be."""
     return {
         "llm_address": f"10.0.0.{number}",
+        "llm_interconnect_interface": "auto",
         "ansible_facts": {
             "distribution": "Debian",
             "distribution_version": "12.9",
