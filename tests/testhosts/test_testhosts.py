@@ -360,6 +360,7 @@ def test_two_real_hosts_from_up_to_down(tmp_path: Path) -> None:
         ids = {network.execute(host, ["cat", "/etc/machine-id"]).stdout for host in ("one", "two")}
         assert len(ids) == 2
         assert network.execute("one", ["hostname"]).stdout == "one\n"
+        assert network.execute("one", ["ls", "/sys/class/net"]).stdout == "eth0\nlo\n"
         assert network.execute("one", ["cat", "/mnt/shared/word"]).stdout == "hello\n"
         assert network.execute("one", ["touch", "/mnt/shared/x"], check=False).returncode != 0
 

@@ -125,11 +125,14 @@ class HostUnit:
         record.save(self._keeper_file)
 
     def _nspawn(self) -> list[str]:
+        netns = f"/run/netns/{self.names.netns(self.host.name)}"
         return [
+            # The one who mounts /sys is in the host's network, so /sys/class/net shows the host's interfaces.
+            find_program("nsenter") or "nsenter", f"--net={netns}",
             find_program("systemd-nspawn") or "systemd-nspawn",
             "--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe", "--link-journal=no",
             "--resolv-conf=off", "--timezone=off",
-            f"--network-namespace-path=/run/netns/{self.names.netns(self.host.name)}",
+            f"--network-namespace-path={netns}",
             "--capability=CAP_NET_ADMIN", f"--machine={self.names.machine(self.host.name)}",
             f"--hostname={self.host.name}",
             f"--directory={self.root}", *(f"--bind-ro={bind.source}:{bind.target}" for bind in self.spec.binds),
