@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import h11
 import httpx
 import pytest
 
@@ -37,40 +38,54 @@ def long_chat(**more: Any) -> dict[str, Any]:
 
 
 class Stream:
-    """A chat that streams over a socket of its own, byte for byte."""
+    """A chat that streams over a socket of its own.
+
+    Attributes:
+        socket: the connection.
+        body: what of the answer's body has come.
+    """
 
     def __init__(self, base_url: str, body: dict[str, Any]) -> None:
         address = urlsplit(base_url)
         content = json.dumps(body).encode()
+        headers = [("Host", "test"), ("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        request = h11.Request(method="POST", target="/v1/chat/completions", headers=headers)
+        self._http = h11.Connection(h11.CLIENT)
         self.socket = socket.create_connection((address.hostname, address.port), 10)
         self.socket.settimeout(30)
-        head = f"Host: test\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-        self.socket.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n".encode() + content)
-        self.received = b""
+        for part in (request, h11.Data(data=content), h11.EndOfMessage()):
+            self.socket.sendall(self._http.send(part) or b"")
+        self.body = b""
 
-    def read_until(self, mark: bytes) -> None:
-        """Read until ``mark`` has come."""
-        while mark not in self.received:
-            piece = self.socket.recv(65536)
-            assert piece, self.received[-2000:]
-            self.received += piece
-
-    def read_to_end(self) -> None:
-        """Read until the connection ends, in whatever way."""
+    def _read(self) -> bool:
+        """Read what comes next of the body; False at its end, in whatever way it ended."""
         while True:
             try:
-                piece = self.socket.recv(65536)
-            except ConnectionResetError:
-                return
-            if not piece:
-                return
-            self.received += piece
-            if self.received.endswith(b"\r\n0\r\n\r\n"):
-                return
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    self._http.receive_data(self.socket.recv(65536))
+                    continue
+            except (ConnectionResetError, h11.RemoteProtocolError):
+                return False
+            if isinstance(event, h11.Data):
+                self.body += event.data
+                return True
+            if isinstance(event, h11.EndOfMessage):
+                return False
+
+    def read_events(self, number: int = 1) -> None:
+        """Read until as many events have come."""
+        while len(self.events()) < number:
+            assert self._read(), self.body[-2000:]
+
+    def read_to_end(self) -> None:
+        """Read until the answer ends, in whatever way."""
+        while self._read():
+            pass
 
     def events(self) -> list[str]:
-        """The data of the events that came."""
-        return [line[6:] for line in self.received.decode().splitlines() if line.startswith("data: ")]
+        """The data of the events that came whole."""
+        return [line[6:] for line in self.body.decode(errors="replace").split("\n")[:-1] if line.startswith("data: ")]
 
 
 @pytest.fixture
@@ -155,7 +170,7 @@ def test_a_broken_stream_is_never_a_whole_one(
     host, command = VICTIMS[victim]
     shell = open_shell(host)
     stream = open_stream(max_tokens=1900)
-    stream.read_until(b"\r\ndata: ")
+    stream.read_events()
     shell.run(command)
     killed = time.monotonic()
     stream.read_to_end()
@@ -207,7 +222,7 @@ def test_nothing_hangs_while_a_model_comes_back(open_shell: Callable[[str], Shel
 def test_a_stream_whose_haproxy_dies(open_stream: Callable[..., Stream], open_shell: Callable[[str], Shell]) -> None:
     shells = [open_shell(host) for host in ("head1", "worker1")]
     stream = open_stream(max_tokens=1900)
-    stream.read_until(b"\r\ndata: ")
+    stream.read_events()
     for shell in shells:
         shell.run("kill -9 $(pgrep --full 'haproxy[.]cfg')")
     stream.read_to_end()
@@ -235,7 +250,7 @@ for _ in range(30):
 def test_a_client_that_leaves_frees_the_engine(open_stream: Callable[..., Stream], hosts: TestHosts) -> None:
     streams = [open_stream(max_tokens=1900) for _ in range(8)]
     for stream in streams:
-        stream.read_until(b"\r\ndata: ")
+        stream.read_events()
     threading.Timer(3, lambda: [stream.socket.close() for stream in streams]).start()
     shares = [float(line) for line in hosts.execute("worker1", ["python3", "-c", WATCH]).stdout.split()]
     # The watch begins a little after the timer, so what it sees of the busy time is less than 3 s.
@@ -265,7 +280,7 @@ def test_a_full_model_says_so_at_once(
 
 def test_a_slow_reader_does_not_slow_others(open_stream: Callable[..., Stream], client: httpx.Client) -> None:
     slow = open_stream(max_tokens=1900)
-    slow.read_until(b"\r\ndata: ")
+    slow.read_events()
     for _ in range(5):
         began = time.monotonic()
         response = client.post("/v1/chat/completions", json=long_chat(stream=False, max_tokens=16))
@@ -324,7 +339,7 @@ def test_a_stream_outlives_silence_a_reload_and_another_models_change(
     before = pids(hosts)
     stream = open_stream(max_tokens=1900)
     stream.socket.settimeout(silence + 60)
-    stream.read_until(b"\r\ndata: ")
+    stream.read_events()
     try:
         with stopped_engine(hosts):
             stopped = time.monotonic()
@@ -337,6 +352,6 @@ def test_a_stream_outlives_silence_a_reload_and_another_models_change(
         hosts.execute("head1", [python, "-c", CHANGE_OTHER, "restore"])
     assert stream.events()[-1] == "[DONE]"
     # So that no proxy on the way takes the silence for a death.
-    assert stream.received.count(b": keep-alive") >= silence // 15 - 1
+    assert stream.body.count(b": keep-alive") >= silence // 15 - 1
     assert after["demo-tiny-qwen2"] == before["demo-tiny-qwen2"]
     assert after["demo-tiny-embed"] != before["demo-tiny-embed"]
