@@ -25,8 +25,8 @@ short_description: The config.json of models and the bytes of their weights
 version_added: "0.2.0"
 author: GPU Cluster Platform maintainers
 description:
-  - Looks on the control node, first for C(<directory>/<slug>.json), then for C(config.json) in the model's C(source),
-    and then asks the hub.
+  - Looks first for C(<directory>/<slug>.json) on the control node, then for C(config.json) in the model's C(source),
+    among I(files) and on the control node, and then asks the hub. A hub that can't be reached is asked once.
   - The bytes of the weights are those that C(model.safetensors.index.json) names, in the same place; small models have
     none.
   - A model whose file can't be had is left out, with a warning.
@@ -40,6 +40,10 @@ options:
     description: Directory with a C(config.json) for each model that is found nowhere else, named by the model's slug.
     type: path
     required: true
+  files:
+    description: Path to the text of files of models' directories that were read elsewhere, such as on the nodes.
+    type: dict
+    default: {}
   hub_url:
     description: Address of the hub; empty asks none.
     type: str
@@ -76,6 +80,7 @@ class Hub:
     def __init__(self, url: str, token: str) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._unreachable = ""
 
     def read(self, model: str, file: str) -> str:
         """A file's text.
@@ -84,17 +89,20 @@ class Hub:
             OSError: it can't be had; the message says why.
         """
         url = f"{self._url}/{model}/resolve/main/{file}"
+        if self._unreachable:
+            raise OSError(f"{url}: {self._unreachable}")
         try:
             with open_url(url, headers=self._headers, timeout=_TIMEOUT_S) as response:
                 return str(response.read().decode("utf-8"))
         except HTTPError as error:
             raise OSError(f"{url}: {error.code} {error.reason}") from error
         except URLError as error:
+            self._unreachable = str(error.reason)
             raise OSError(f"{url}: {error.reason}") from error
 
 
 def find_sizes(
-    models: Sequence[Mapping[str, Any]], directory: Path, hub: Hub | None
+    models: Sequence[Mapping[str, Any]], directory: Path, hub: Hub | None, files: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """The sizes of models.
 
@@ -102,6 +110,7 @@ def find_sizes(
         models: entries of ``llm_models``.
         directory: where a ``config.json`` may lie under the name of a model's slug.
         hub: where to ask for the others.
+        files: path to the text of files that were read elsewhere.
 
     Returns:
         ``configs`` and ``weights`` by model id, and what could not be had, each with the reason.
@@ -117,12 +126,12 @@ def find_sizes(
             if own.is_file():
                 configs[name] = _parsed(own.read_text(encoding="utf-8"), str(own))
                 continue
-            configs[name] = _parsed(_read(source, _CONFIG, hub), f"{_CONFIG} of {source}")
+            configs[name] = _parsed(_read(source, _CONFIG, hub, files or {}), f"{_CONFIG} of {source}")
         except OSError as error:
             missing.append(f"{name}: {error}. Or put its {_CONFIG} at {own}.")
             continue
         try:
-            index = _parsed(_read(source, _INDEX, hub), f"{_INDEX} of {source}")
+            index = _parsed(_read(source, _INDEX, hub, files or {}), f"{_INDEX} of {source}")
         except OSError:
             # One file of weights has no index.
             continue
@@ -131,9 +140,10 @@ def find_sizes(
     return {"configs": configs, "weights": weights}, missing
 
 
-def _read(source: str, file: str, hub: Hub | None) -> str:
+def _read(source: str, file: str, hub: Hub | None, files: Mapping[str, str]) -> str:
     if source.startswith("/"):
-        return (Path(source) / file).read_text(encoding="utf-8")
+        path = Path(source) / file
+        return files[str(path)] if str(path) in files else path.read_text(encoding="utf-8")
     if hub is None:
         raise OSError(f"{source} is a hub's model, and no hub is to be asked")
     return hub.read(source, file)
@@ -162,7 +172,12 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         self.set_options(var_options=variables, direct=kwargs)
         url, token = self.get_option("hub_url"), self.get_option("hub_token")
         try:
-            found, missing = find_sizes(terms, Path(self.get_option("directory")), Hub(url, token) if url else None)
+            found, missing = find_sizes(
+                terms,
+                Path(self.get_option("directory")),
+                Hub(url, token) if url else None,
+                self.get_option("files"),
+            )
         except ValueError as error:
             raise AnsibleLookupError(str(error)) from error
         for line in missing:

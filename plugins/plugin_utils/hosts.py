@@ -16,6 +16,27 @@ if TYPE_CHECKING:
     from .inventory import Hostvars, Roles
 
 
+def node_gpus(hostvars: Hostvars, hosts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The GPUs of hosts, as far as their memory is known.
+
+    Args:
+        hostvars: host name to its variables: ``preflight_gpus``, and ``ansible_facts`` with ``llm_gpus``.
+        hosts: the hosts.
+
+    Returns:
+        Host to its GPUs, each with ``name`` and ``memory_mib``, and ``count`` where the inventory says it. Empty for a
+        host of which a GPU's memory isn't known, or whose GPUs are cut in pieces (MIG).
+    """
+    found = {}
+    for host in hosts:
+        variables = hostvars[host]
+        seen = variables.get("ansible_facts", {}).get("llm_gpus", [])
+        whole = all("memory_mib" in gpu and not gpu.get("mig_enabled") for gpu in seen)
+        named = [{"name": gpu["name"], "memory_mib": gpu["memory_mib"]} for gpu in seen] if whole else []
+        found[host] = variables.get("preflight_gpus") or named
+    return found
+
+
 def host_errors(
     hostvars: Hostvars,
     hosts: Sequence[str],
