@@ -139,14 +139,14 @@ def open_shell(hosts: TestHosts) -> Iterator[Callable[[str], Shell]]:
 
 
 @contextmanager
-def stopped_engine(hosts: TestHosts) -> Iterator[None]:
-    """The model's engine doesn't move, and neither does what it has begun."""
+def stopped_engine(shell: Shell) -> Iterator[None]:
+    """The model's engine doesn't move, and neither does what it has begun; ``shell`` is in its host."""
     engine = f"$(pgrep --parent $({REPLICA}) --full '^VLLM::EngineCore')"
-    hosts.execute("worker1", ["sh", "-c", f"kill -STOP {engine}"])
+    shell.run(f"kill -STOP {engine}")
     try:
         yield
     finally:
-        hosts.execute("worker1", ["sh", "-c", f"kill -CONT {engine}"])
+        shell.run(f"kill -CONT {engine}")
 
 
 def check_error(response: httpx.Response, codes: set[str]) -> None:
@@ -259,10 +259,10 @@ def test_a_client_that_leaves_frees_the_engine(open_stream: Callable[..., Stream
 
 
 def test_a_full_model_says_so_at_once(
-    open_stream: Callable[..., Stream], hosts: TestHosts, client: httpx.Client
+    open_stream: Callable[..., Stream], open_shell: Callable[[str], Shell], client: httpx.Client
 ) -> None:
     # 16 may run and 32 may wait, see the demo's inventory.
-    with stopped_engine(hosts):
+    with stopped_engine(open_shell("worker1")):
         accepted = [open_stream(max_tokens=20) for _ in range(48)]
         time.sleep(2)
         for _ in range(20):
@@ -332,16 +332,20 @@ def pids(hosts: TestHosts) -> dict[str, str]:
 
 
 def test_a_stream_outlives_silence_a_reload_and_another_models_change(
-    open_stream: Callable[..., Stream], hosts: TestHosts, pytestconfig: pytest.Config
+    open_stream: Callable[..., Stream],
+    open_shell: Callable[[str], Shell],
+    hosts: TestHosts,
+    pytestconfig: pytest.Config,
 ) -> None:
     silence = float(pytestconfig.getoption("--silence-seconds"))
     python = "/opt/llm/runtime/current/bin/python"
     before = pids(hosts)
+    shell = open_shell("worker1")
     stream = open_stream(max_tokens=1900)
     stream.socket.settimeout(silence + 60)
     stream.read_events()
     try:
-        with stopped_engine(hosts):
+        with stopped_engine(shell):
             stopped = time.monotonic()
             hosts.execute("proxy1", ["systemctl", "reload", "nginx"])
             hosts.execute("head1", [python, "-c", CHANGE_OTHER, "change"], timeout_seconds=330)
