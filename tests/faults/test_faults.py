@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 MODEL, OTHER = "demo/tiny-qwen2", "demo/tiny-embed"
 UNAVAILABLE = {"model_loading", "service_unavailable"}
 REPLICA = "pgrep --full '^ray::ServeReplica:model-demo-tiny-qwen2:'"
-# The processes that a stream depends on, and the host of each. No pattern matches the shell that carries it.
+ENGINE = f"pgrep --parent $({REPLICA}) --full '^VLLM::EngineCore'"
+# What a stream depends on, all of it on worker1: what finds the processes, and what kills them. They are found before the
+# stream begins, since a busy host may take seconds for it. No pattern matches the shell that carries it.
+KILL = "kill -9 $found"
 VICTIMS = {
-    "engine": ("worker1", f"kill -9 $(pgrep --parent $({REPLICA}) --full '^VLLM::EngineCore')"),
-    "replica": ("worker1", f"kill -9 $({REPLICA})"),
-    "worker": ("worker1", "systemctl kill --signal=KILL ray-worker"),
+    "engine": (ENGINE, KILL),
+    "replica": (REPLICA, KILL),
+    "worker": ("systemctl show --property=MainPID --value ray-worker", "systemctl kill --signal=KILL ray-worker"),
 }
 
 
@@ -111,6 +114,10 @@ class Shell:
         )
         self.run("true")
 
+    def find(self, command: str) -> None:
+        """Keep what a command prints in the variable ``found``."""
+        self.run(f'found=$({command}) && test -n "$found"')
+
     def run(self, command: str) -> None:
         """Run a command that prints nothing and succeeds."""
         assert self._process.stdin
@@ -140,13 +147,12 @@ def open_shell(hosts: TestHosts) -> Iterator[Callable[[str], Shell]]:
 
 @contextmanager
 def stopped_engine(shell: Shell) -> Iterator[None]:
-    """The model's engine doesn't move, and neither does what it has begun; ``shell`` is in its host."""
-    engine = f"$(pgrep --parent $({REPLICA}) --full '^VLLM::EngineCore')"
-    shell.run(f"kill -STOP {engine}")
+    """The model's engine doesn't move, and neither does what it has begun; ``shell`` has found it."""
+    shell.run("kill -STOP $found")
     try:
         yield
     finally:
-        shell.run(f"kill -CONT {engine}")
+        shell.run("kill -CONT $found")
 
 
 def check_error(response: httpx.Response, codes: set[str]) -> None:
@@ -167,8 +173,9 @@ def test_a_broken_stream_is_never_a_whole_one(
     hosts: TestHosts,
     client: httpx.Client,
 ) -> None:
-    host, command = VICTIMS[victim]
-    shell = open_shell(host)
+    found, command = VICTIMS[victim]
+    shell = open_shell("worker1")
+    shell.find(found)
     stream = open_stream(max_tokens=1900)
     stream.read_events()
     shell.run(command)
@@ -196,8 +203,9 @@ def test_a_broken_stream_is_never_a_whole_one(
 
 
 def test_nothing_hangs_while_a_model_comes_back(open_shell: Callable[[str], Shell], client: httpx.Client) -> None:
-    host, command = VICTIMS["replica"]
-    open_shell(host).run(command)
+    shell = open_shell("worker1")
+    shell.find(REPLICA)
+    shell.run(KILL)
     answers, late = 0, 0
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
@@ -221,10 +229,12 @@ def test_nothing_hangs_while_a_model_comes_back(open_shell: Callable[[str], Shel
 
 def test_a_stream_whose_haproxy_dies(open_stream: Callable[..., Stream], open_shell: Callable[[str], Shell]) -> None:
     shells = [open_shell(host) for host in ("head1", "worker1")]
+    for shell in shells:
+        shell.find("pgrep --full 'haproxy[.]cfg'")
     stream = open_stream(max_tokens=1900)
     stream.read_events()
     for shell in shells:
-        shell.run("kill -9 $(pgrep --full 'haproxy[.]cfg')")
+        shell.run(KILL)
     stream.read_to_end()
     assert "error" in json.loads(stream.events()[-1])
     assert "[DONE]" not in stream.events()
@@ -262,7 +272,9 @@ def test_a_full_model_says_so_at_once(
     open_stream: Callable[..., Stream], open_shell: Callable[[str], Shell], client: httpx.Client
 ) -> None:
     # 16 may run and 32 may wait, see the demo's inventory.
-    with stopped_engine(open_shell("worker1")):
+    shell = open_shell("worker1")
+    shell.find(ENGINE)
+    with stopped_engine(shell):
         accepted = [open_stream(max_tokens=20) for _ in range(48)]
         time.sleep(2)
         for _ in range(20):
@@ -341,6 +353,7 @@ def test_a_stream_outlives_silence_a_reload_and_another_models_change(
     python = "/opt/llm/runtime/current/bin/python"
     before = pids(hosts)
     shell = open_shell("worker1")
+    shell.find(ENGINE)
     stream = open_stream(max_tokens=1900)
     stream.socket.settimeout(silence + 60)
     stream.read_events()
