@@ -24,8 +24,8 @@ MODEL, OTHER = "demo/tiny-qwen2", "demo/tiny-embed"
 UNAVAILABLE = {"model_loading", "service_unavailable"}
 REPLICA = "pgrep --full '^ray::ServeReplica:model-demo-tiny-qwen2:'"
 ENGINE = f"pgrep --parent $({REPLICA}) --full '^VLLM::EngineCore'"
-# What a stream depends on, all of it on worker1: what finds the processes, and what kills them. They are found before the
-# stream begins, since a busy host may take seconds for it. No pattern matches the shell that carries it.
+# What a stream depends on, all of it on worker1: what finds the processes, and what kills them. They are found before
+# the stream begins, since a busy host may take seconds for it. No pattern matches the shell that carries it.
 KILL = "kill -9 $found"
 VICTIMS = {
     "engine": (ENGINE, KILL),
@@ -244,7 +244,7 @@ def test_a_stream_whose_haproxy_dies(open_stream: Callable[..., Stream], open_sh
 WATCH = f"""
 import os, subprocess, time
 found = lambda command: subprocess.check_output(["sh", "-c", command], text=True).split()
-engine = found("pgrep --parent $({REPLICA}) --full '^VLLM::EngineCore'")
+engine = found("{ENGINE}")
 pids = engine + found("pgrep --parent " + engine[0])
 def ticks():
     return sum(sum(map(int, open(f"/proc/{{p}}/stat").read().rpartition(")")[2].split()[11:13])) for p in pids)
