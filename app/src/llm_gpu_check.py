@@ -239,7 +239,7 @@ def all_reduce(
         local_size: GPUs of this node.
         nodes: how many nodes take part.
         node: which one this is, from 0.
-        meeting: where they find each other, such as ``tcp://10.0.0.11:18391``.
+        meeting: where they find each other, such as ``tcp://10.0.0.11:18393``.
         size: bytes of each tensor.
         seconds: how long.
 
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, help="that stand for GPUs, with --device cpu")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--node", type=int, default=0)
-    parser.add_argument("--meeting", default="tcp://127.0.0.1:18391")
+    parser.add_argument("--meeting", default="tcp://127.0.0.1:18393")
     parser.add_argument("--matrix", type=int, default=_MATRIX)
     parser.add_argument("--mib", type=int, default=_BYTES // _MIB)
     parser.add_argument("--seconds", type=float, default=_SECONDS)
