@@ -29,12 +29,13 @@ CONFIG = {
 
 
 def check(machine: str, tmp_path: Path, **variables: Any) -> tuple[int, str]:
-    """The exit status and the output of a play that looks at the machine and plans a model that lies on it."""
+    """The exit status and the output, on one line, of a play that plans a model on the machine, where it lies."""
     found = build(machine, tmp_path / "machine")
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(CONFIG))
     settings = {
+        "ansible_python_interpreter": sys.executable,
         "preflight_replica_hosts": ["localhost"],
         "preflight_hub_url": "",
         "llm_models": [{"id": "own", "source": str(model)}],
@@ -44,7 +45,6 @@ def check(machine: str, tmp_path: Path, **variables: Any) -> tuple[int, str]:
         "hosts": "localhost",
         "connection": "local",
         "gather_facts": False,
-        "vars": settings,
         "tasks": [
             {"gpu_cluster.platform.gpu_facts": found.arguments},
             {"ansible.builtin.import_role": {"name": "preflight", "tasks_from": "capacity"}},
@@ -52,15 +52,17 @@ def check(machine: str, tmp_path: Path, **variables: Any) -> tuple[int, str]:
     }
     playbook = tmp_path / "playbook.yml"
     playbook.write_text(yaml.safe_dump([play]))
+    inventory = tmp_path / "inventory.yml"
+    inventory.write_text(yaml.safe_dump({"all": {"hosts": {"localhost": settings}}}))
     done = subprocess.run(
-        [ANSIBLE_PLAYBOOK, "-i", "localhost,", playbook],
+        [ANSIBLE_PLAYBOOK, "-i", inventory, playbook],
         cwd=REPO,
         env=os.environ | {"PATH": f"{found.path}:{os.environ['PATH']}"},
         check=False,
         capture_output=True,
         text=True,
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, " ".join((done.stdout + done.stderr).replace("''", "'").split())
 
 
 def test_the_gpus_that_answer_are_planned_with(tmp_path: Path) -> None:
