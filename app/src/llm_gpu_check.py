@@ -148,8 +148,13 @@ def measure(device: str, index: int, count: int, *, matrix: int, size: int, seco
     )
 
 
-def judge(measured: Sequence[Measured]) -> list[str]:
-    """What is too slow: below what is expected of the product, or far below the node's other GPUs."""
+def judge(measured: Sequence[Measured], least_of_median: float = _LEAST_OF_MEDIAN) -> list[str]:
+    """What is too slow: below what is expected of the product, or far below the node's other GPUs.
+
+    Args:
+        measured: the node's GPUs.
+        least_of_median: the share of the median of the node's GPUs that each must reach.
+    """
     found = []
     for gpu in measured:
         names = [name for name in PEAKS if gpu.name.startswith(name)]
@@ -168,10 +173,10 @@ def judge(measured: Sequence[Measured]) -> list[str]:
         values = sorted(value for gpu in measured if (value := getattr(gpu, field)) is not None)
         for gpu in measured:
             value = getattr(gpu, field)
-            if value is not None and value < values[len(values) // 2] * _LEAST_OF_MEDIAN:
+            if value is not None and value < values[len(values) // 2] * least_of_median:
                 found.append(
-                    f"GPU {gpu.index} ({gpu.name}), {field}: {value:.1f}, and the node's median is"
-                    f" {values[len(values) // 2]:.1f}. See nvidia-smi -q for its link's width and generation"
+                    f"GPU {gpu.index} ({gpu.name}), {field}: {value:.3g}, and the node's median is"
+                    f" {values[len(values) // 2]:.3g}. See nvidia-smi -q for its link's width and generation"
                 )
     return found
 
@@ -269,6 +274,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--matrix", type=int, default=_MATRIX)
     parser.add_argument("--mib", type=int, default=_BYTES // _MIB)
     parser.add_argument("--seconds", type=float, default=_SECONDS)
+    parser.add_argument(
+        "--least-of-median",
+        type=float,
+        default=_LEAST_OF_MEDIAN,
+        help="share of the node's median that each GPU must reach",
+    )
     given = parser.parse_args(arguments)
     count = torch.cuda.device_count() if given.device == "cuda" else given.processes
     if count == 0:
@@ -288,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "gpus": [asdict(gpu) for gpu in gpus],
         "all_reduce_gbps": bandwidth,
         "lines": describe(gpus, bandwidth, given.nodes),
-        "findings": judge(gpus),
+        "findings": judge(gpus, given.least_of_median),
     }
     print(json.dumps(result))
     return 0
