@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_gateway._contract import Contract, Slots
+from llm_gateway._usage import Book
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-SCOPE = {"type": "http", "method": "POST", "path": "/m/a/v1/completions", "root_path": "/m/a"}
+# Writes nothing, counts nothing.
+BOOK = Book("m", None, lambda _: None)
+SCOPE = {"type": "http", "method": "POST", "path": "/m/a/v1/completions", "root_path": "/m/a", "headers": []}
 STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 
@@ -40,7 +43,7 @@ def ask(app: Application, *, dead: bool = False, keep_alive_s: float = 15) -> tu
         sent.append(message)
 
     async def run() -> None:
-        contract = Contract(app, slots=Slots(1, 0), engine_is_dead=lambda: dead, keep_alive_s=keep_alive_s)  # type: ignore[arg-type]
+        contract = Contract(app, slots=Slots(1, 0), engine_is_dead=lambda: dead, book=BOOK, keep_alive_s=keep_alive_s)  # type: ignore[arg-type]
         await contract(SCOPE, None, send)  # type: ignore[arg-type]
 
     asyncio.run(run())
@@ -151,7 +154,7 @@ def test_slots_hold_and_are_given_back() -> None:
             await go_on.wait()
             await answering(200)(None, None, send)
 
-        contract = Contract(app, slots=slots, engine_is_dead=lambda: False)
+        contract = Contract(app, slots=slots, engine_is_dead=lambda: False, book=BOOK)
 
         async def one(method: str = "POST") -> None:
             async def send(message: Any) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from .clients import DIGEST, LIMITS, digest, expiry
 from .models import slug
 
 Groups = Mapping[str, Sequence[str]]
@@ -36,6 +37,15 @@ GROUPS = (HEAD, WORKERS, CLUSTER, PROXIES, "monitoring")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 TOKEN = re.compile(r"[A-Za-z0-9_-]{32,}")
+API_KEY = re.compile(r"[A-Za-z0-9_-]{32,256}")
+CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# An argument spec can't say what the values of a dictionary with any keys are.
+CLIENT: Mapping[str, Mapping[str, Any]] = {
+    "keys": {"type": "list", "elements": "str", "required": True, "description": "One key, or two to change over."},
+    "expires": {"type": "str"},
+    "models": {"type": "list", "elements": "str"},
+    **{limit: {"type": "int"} for limit in LIMITS},
+}
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MISTYPED_PREFIX = re.compile(r"(vault_)?[lm]{2,4}_")
@@ -106,6 +116,7 @@ def inventory_errors(
     check_required(values, members or hosts, spec, findings)
     check_one_value(values, members, spec, roles[OWNER]["defaults"], findings)
     check_values(values, spec, findings)
+    check_clients_models(values, findings)
     check_other_roles(hostvars, hosts, roles, findings)
     check_ports(hostvars, roles, ports or {}, port_ranges, findings)
     return findings.texts(hosts)
@@ -409,15 +420,80 @@ def check_autoscaling(where: str, autoscaling: Mapping[str, Any], say: Say) -> N
         say(f"{where}.target_ongoing_requests", target, "too small. Use more than 0.")
 
 
-def check_api_keys(path: str, keys: Mapping[str, Any], say: Say) -> None:
-    """Keys would be ignored, and an API that seems closed would be open."""
-    if keys:
-        say(
-            path,
-            keys,
-            "API keys are not supported yet, and the API would be open all the same. Remove them, and let a firewall"
-            " guard the proxies' ports.",
-        )
+def check_limits(path: str, limits: Mapping[str, Any], say: Say) -> None:
+    """Limits below one would let nobody in; a burst is a part of the requests."""
+    for key in LIMITS:
+        if isinstance(limits.get(key), int) and limits[key] < 1:
+            say(f"{path}.{key}", limits[key], "too small. Use 1 or more, or remove the line for no limit.")
+    if "burst" in limits and "requests_per_minute" not in limits:
+        say(f"{path}.burst", limits["burst"], "there is no requests_per_minute that it could be a part of. Set both.")
+
+
+def check_api_keys(path: str, clients: Mapping[str, Any], say: Say) -> None:
+    """Clients that nginx could not tell apart, and keys that can be guessed or that a header can't carry."""
+    owners: dict[str, str] = {}
+    for name, given in clients.items():
+        where = f"{path}.{name}"
+        if not isinstance(name, str) or not CLIENT_NAME.fullmatch(name):
+            say(
+                where,
+                name,
+                "not a name for a client. Use a-z, 0-9, . _ and -, at most 64, and begin with a letter or digit.",
+            )
+        client = checked(where, given, {"type": "dict", "options": CLIENT}, say)
+        if client is UNUSABLE:
+            continue
+        check_limits(where, client, say)
+        keys = client.get("keys", UNUSABLE)
+        if keys is not UNUSABLE and len(keys) not in (1, 2):
+            say(f"{where}.keys", keys, f"has {len(keys)} keys. Give one, or two while clients change to the second.")
+        for number, key in enumerate(keys if keys is not UNUSABLE else ()):
+            if not isinstance(key, str):
+                continue
+            place = f"{where}.keys[{number}]"
+            if not API_KEY.fullmatch(key) and not DIGEST.fullmatch(key):
+                say(
+                    place,
+                    key,
+                    "must be 32 to 256 of the characters A-Z a-z 0-9 _ -, or sha256: and 64 of 0-9 a-f, and this has"
+                    f" {len(key)} characters. Make one with: ansible-playbook playbooks/keys.yml -e client={name}",
+                )
+            elif (known := owners.setdefault(digest(key), place)) != place:
+                say(place, key, f"{known} is the same. Give each client keys of its own.")
+        expires = client.get("expires")
+        if isinstance(expires, str):
+            try:
+                expiry(expires)
+            except ValueError:
+                say(f"{where}.expires", expires, 'not a day. Write it like "2027-06-30".')
+        for number, model in enumerate(client.get("models") or ()):
+            if not isinstance(model, str):
+                continue
+            if not MODEL_NAME.fullmatch(model):
+                say(f"{where}.models[{number}]", model, "not the name of a model. Use an id or alias of llm_models.")
+
+
+def check_clients_models(values: Mapping[str, Mapping[str, Any]], findings: Findings) -> None:
+    """Find models that a client may use and that there are not."""
+    for host, variables in values.items():
+        models, clients = variables.get("llm_models", UNUSABLE), variables.get("llm_api_keys", UNUSABLE)
+        if not isinstance(models, (list, tuple)) or not isinstance(clients, Mapping):
+            continue
+        names = [
+            name
+            for model in models
+            if isinstance(model, Mapping)
+            for name in (model.get("id"), *(model.get("aliases") or ()))
+            if isinstance(name, str)
+        ]
+        for client, given in clients.items():
+            for model in (given.get("models") or ()) if isinstance(given, Mapping) else ():
+                if isinstance(model, str) and model not in names:
+                    findings.add(
+                        f"llm_api_keys.{client}.models: llm_models has no {json.dumps(model)}."
+                        f" {did_you_mean(model, names)}",
+                        [host],
+                    )
 
 
 def check_token(path: str, token: str, say: Say) -> None:
@@ -449,6 +525,7 @@ def check_directory(path: str, directory: str, say: Say) -> None:
 RELATIONS: Mapping[str, Callable[[str, Any, Say], None]] = {
     "llm_models": check_models,
     "llm_api_keys": check_api_keys,
+    "llm_limits": check_limits,
     TOKEN_NAME: check_token,
     "llm_service_user": check_user,
     "llm_root_dir": check_directory,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ansible_collections.gpu_cluster.platform.plugins.plugin_utils.clients import digest
 from ansible_collections.gpu_cluster.platform.plugins.plugin_utils.inventory import inventory_errors
 
 from .conftest import PORT_RANGES, PORTS, Inventory, Unrenderable
@@ -39,6 +40,15 @@ def var(name: str, value: Any, *hosts: str) -> Change:
 def no_var(name: str, *hosts: str) -> Change:
     """The inventory without a variable."""
     return lambda inventory: inventory.remove(name, *hosts)
+
+
+KEY = "k" * 32
+
+
+def clients(*changes: dict[str, Any], name: str = "c0") -> Change:
+    """One client per change, each right but for the change; the first one's name may be another."""
+    named = {name if not n else f"c{n}": {"keys": [f"{KEY}{n}"]} | change for n, change in enumerate(changes)}
+    return var("llm_api_keys", named)
 
 
 def autoscaling(least: Any, most: Any, target: Any = 8, **more: Any) -> dict[str, Any]:
@@ -138,7 +148,42 @@ CASES: dict[str, tuple[Change, list[str]]] = {
         ["llm_ray_auth_token (secret):", "has 6 characters", "secrets.token_urlsafe(32)"],
     ),
     "token with a space": (var("llm_ray_auth_token", "sesame " * 6), ["llm_ray_auth_token (secret):"]),
-    "API keys": (var("llm_api_keys", {"x": "sesame"}), ["llm_api_keys (secret): API keys are not supported yet"]),
+    "client no dictionary": (
+        var("llm_api_keys", {"x": "sesame"}),
+        ["llm_api_keys.x (secret): must be a dictionary."],
+    ),
+    "client's name": (clients({}, name="Al ice"), ["llm_api_keys.Al ice (secret): not a name for a client."]),
+    "client without keys": (var("llm_api_keys", {"x": {}}), ["llm_api_keys.x.keys (secret): missing"]),
+    "no keys": (clients({"keys": []}), ["llm_api_keys.c0.keys (secret): has 0 keys. Give one, or two"]),
+    "three keys": (clients({"keys": [KEY, KEY + "1", KEY + "2"]}), ["llm_api_keys.c0.keys (secret): has 3 keys."]),
+    "short key": (
+        clients({"keys": ["sesame"]}),
+        ["llm_api_keys.c0.keys[0] (secret): must be 32 to 256", "6 characters", "playbooks/keys.yml -e client=c0"],
+    ),
+    "short digest": (clients({"keys": ["sha256:" + "a" * 63]}), ["llm_api_keys.c0.keys[0] (secret): must be"]),
+    "one key for two": (
+        clients({"keys": [KEY]}, {"keys": [KEY]}),
+        ["llm_api_keys.c1.keys[0] (secret): llm_api_keys.c0.keys[0] is the same."],
+    ),
+    "a key and its digest": (
+        clients({"keys": [KEY]}, {"keys": [f"sha256:{digest(KEY)}"]}),
+        ["llm_api_keys.c1.keys[0] (secret): llm_api_keys.c0.keys[0] is the same."],
+    ),
+    "no day": (clients({"expires": "2027-02-30"}), ["llm_api_keys.c0.expires (secret): not a day."]),
+    "unknown key of a client": (
+        clients({"requests_per_minut": 5}),
+        ["llm_api_keys.c0.requests_per_minut (secret):", "Did you mean requests_per_minute?"],
+    ),
+    "client's unknown model": (
+        clients({"models": ["A/b"]}),
+        ['llm_models has no "A/b".', "Did you mean a/b?"],
+    ),
+    "no requests": (
+        clients({"requests_per_minute": 0}),
+        ["llm_api_keys.c0.requests_per_minute (secret): too small. Use 1 or more"],
+    ),
+    "burst alone": (var("llm_limits", {"burst": 5}), ["llm_limits.burst = 5: there is no requests_per_minute"]),
+    "unknown limit": (var("llm_limits", {"rpm": 5}), ["llm_limits.rpm = 5: there is no such key."]),
     "root as the user": (var("llm_service_user", "root"), ['llm_service_user = "root":']),
     "relative directory": (var("llm_root_dir", "opt/llm"), ['llm_root_dir = "opt/llm": not an absolute path']),
     "the root as a directory": (var("llm_state_dir", "/"), ['llm_state_dir = "/": not an absolute path']),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from conftest import Evaluate, Render
+    from .conftest import Evaluate, Render
 
 
 def test_files_say_that_they_are_managed(render: Render) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Evaluate
+    from .conftest import Evaluate
 
 FILES = Path(__file__).resolve().parents[2] / "roles/serving_runtime/files"
 LOCKS = sorted(FILES.glob("*.lock"))

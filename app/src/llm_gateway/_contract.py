@@ -1,4 +1,4 @@
-"""The API contract around a model's own application: errors, streams that break, and the limit on requests.
+"""The API contract around a model's own application: errors, streams that break, limits, and what was used.
 
 An ASGI middleware, because on the fast path a request meets nothing of ours but the replica itself.
 """
@@ -11,14 +11,17 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from llm_gateway import _vllm_errors
+from llm_gateway import _usage, _vllm_errors
 from llm_gateway._errors import CODE_HEADER, ApiError
+from llm_gateway._usage import USAGE_HEADER, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from llm_gateway._usage import Book
 
 logger = logging.getLogger("ray.serve")
 
@@ -27,6 +30,8 @@ logger = logging.getLogger("ray.serve")
 _KEEP_ALIVE_S = 15.0
 _KEEP_ALIVE = b": keep-alive\n\n"
 
+# The end of a stream of OpenAI's older protocols; clients read no further.
+_DONE = b"data: [DONE]"
 # How an error begins in a stream of vLLM's: chat and completions, and the two protocols with named events.
 _ERROR_EVENTS = (b'data: {"error"', b"event: error")
 
@@ -75,15 +80,23 @@ class Contract:
         app: the model's application.
         slots: the limit on POST requests.
         engine_is_dead: tells whether the replica can't answer any more.
+        book: where it is written down what POST requests have used.
         keep_alive_s: seconds of silence in a stream after which a comment goes out.
     """
 
     def __init__(
-        self, app: ASGIApp, *, slots: Slots, engine_is_dead: Callable[[], bool], keep_alive_s: float = _KEEP_ALIVE_S
+        self,
+        app: ASGIApp,
+        *,
+        slots: Slots,
+        engine_is_dead: Callable[[], bool],
+        book: Book,
+        keep_alive_s: float = _KEEP_ALIVE_S,
     ) -> None:
         self._app = app
         self._slots = slots
         self._engine_is_dead = engine_is_dead
+        self._book = book
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,9 +105,11 @@ class Contract:
             await self._app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        answer = _Answer(path, send, self._engine_is_dead, self._keep_alive_s)
+        usage = Usage(scope, path) if scope["method"] == "POST" else None
+        answer = _Answer(path, send, self._engine_is_dead, self._keep_alive_s, usage)
         try:
-            if scope["method"] == "POST":
+            if usage is not None:
+                _usage.begin(usage)
                 async with self._slots:
                     await self._app(scope, receive, answer.send)
             else:
@@ -106,13 +121,25 @@ class Contract:
             await answer.fail(_vllm_errors.from_response(500, b"", path=path, engine_is_dead=self._engine_is_dead()))
         finally:
             answer.close()
+            if usage is not None:
+                self._book.close(usage)
 
 
 class _Answer:
     """What the application sends, made to fit."""
 
-    def __init__(self, path: str, send: Send, engine_is_dead: Callable[[], bool], keep_alive_s: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        send: Send,
+        engine_is_dead: Callable[[], bool],
+        keep_alive_s: float,
+        usage: Usage | None,
+    ) -> None:
         self._path = path
+        self._usage = usage
+        # Of an answer that is no stream: it waits for what was used.
+        self._held: Message | None = None
         self._send = send
         self._engine_is_dead = engine_is_dead
         self._keep_alive_s = keep_alive_s
@@ -137,11 +164,27 @@ class _Answer:
         elif self._is_stream and message.get("body", b"").startswith(_ERROR_EVENTS):
             await self.fail(self._translated(500, message["body"]))
         else:
-            if self._keeper is not None:
-                self._last_sent = time.monotonic()
-                if not message.get("more_body"):
-                    self.close()
-            await self._send(message)
+            await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
+        """Send a piece of a good answer; around the last one goes what was used, to who wants to know it."""
+        usage = self._usage
+        if usage is not None:
+            usage.answer_begins()
+        if self._held is not None:
+            assert usage is not None
+            self._held["headers"] = [*self._held.get("headers", ()), (USAGE_HEADER, usage.header())]
+            await self._send(self._held)
+            self._held, self._is_begun = None, True
+        elif self._keeper is not None:
+            self._last_sent = time.monotonic()
+            is_last = not message.get("more_body")
+            if usage is not None and usage.is_told and (is_last or message.get("body", b"").startswith(_DONE)):
+                message["body"] = usage.comment() + message.get("body", b"")
+                self._usage = None
+            if is_last:
+                self.close()
+        await self._send(message)
 
     async def fail(self, error: ApiError) -> None:
         """End the answer with an error: the whole of it where nothing was sent, else the last event of a stream."""
@@ -149,6 +192,8 @@ class _Answer:
             return
         self._is_over = True
         self.close()
+        if self._usage is not None and not self._is_begun:
+            self._usage.status = error.status
         if self._is_begun:
             body = error.event() if self._is_stream else b""
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
@@ -181,8 +226,13 @@ class _Answer:
         if message["status"] >= 400 and CODE_HEADER.encode() not in headers:
             self._error_status = message["status"]
             return
-        self._is_begun = True
         self._is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        if self._usage is not None:
+            self._usage.status = message["status"]
+            if self._usage.is_told and not self._is_stream:
+                self._held = message
+                return
+        self._is_begun = True
         await self._send(message)
         if self._is_stream:
             self._keeper = asyncio.create_task(self._keep_alive())

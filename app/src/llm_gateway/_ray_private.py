@@ -2,7 +2,7 @@
 
 Read from ray 2.60.0 (``ray/llm/_internal/serve/engines/vllm/vllm_engine.py``,
 ``ray/llm/_internal/serve/core/server/llm_server.py``) and vllm 0.29.0 (``vllm/entrypoints/openai/models/``,
-``vllm/entrypoints/openai/chat_completion/serving.py``).
+``vllm/entrypoints/openai/chat_completion/serving.py``, ``vllm/v1/engine/output_processor.py``).
 ``tests/infra`` asks a served model by its aliases, and ``tests/contract`` and the tests that kill an engine see the
 rest: they fail when these change. ``server.py`` overrides ``LLMServer.__serve_build_asgi_app__``, Serve's own hook.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_gateway._errors import ApiError
+from llm_gateway._usage import Tokens, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,6 +69,48 @@ def add_check_of_roles(app: FastAPI, engine: Any) -> None:
         return await create(request, *rest, **more)
 
     chat.create_chat_completion = create_checked
+
+
+class _RequestWork:
+    """What vLLM's frontend keeps of one prompt and answer; its metrics are made of the same numbers."""
+
+    def __init__(self, processor: Any, state: Any) -> None:
+        self._processor = processor
+        self._state = state
+
+    def tokens(self) -> Tokens:
+        state = self._state
+        if state.is_prefilling:
+            return Tokens(0, 0, 0)
+        made = state.stats.num_generation_tokens if state.stats else len(state.detokenizer.output_token_ids)
+        return Tokens(state.prompt_len, state.num_cached_tokens, made)
+
+    def is_over(self) -> bool:
+        return self._processor.request_states.get(self._state.request_id) is not self._state
+
+
+def add_usage(engine: Any) -> None:
+    """Let each request of the API know what the engine counts for it, also where its client leaves early.
+
+    A response tells only of what was sent to its end, so the frontend's own states are kept hold of: whoever asks the
+    engine to work in the context of a request gets them.
+
+    Args:
+        engine: the ``VLLMEngine`` of a started ``LLMServer``.
+
+    Raises:
+        AttributeError: this version of Ray or vLLM keeps its states elsewhere.
+    """
+    processor = engine._engine_client.output_processor
+    add_request = processor.add_request
+
+    def add_known_request(request: Any, *rest: Any, **more: Any) -> None:
+        add_request(request, *rest, **more)
+        usage = current()
+        if usage is not None:
+            usage.add(_RequestWork(processor, processor.request_states[request.request_id]))
+
+    processor.add_request = add_known_request
 
 
 def engine_is_dead(engine: Any) -> bool:

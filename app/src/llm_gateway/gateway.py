@@ -71,13 +71,14 @@ def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
         now = await states()
         return _health(now, is_well=set(now.values()) == {"ok"})
 
-    async def models() -> dict[str, object]:
-        now = await states()
-        return {"object": "list", "data": [card(name) for name, route in by_name.items() if now[route.id] == "ok"]}
+    async def models(request: Request) -> dict[str, object]:
+        may_use, now = _allowed(request, slugs), await states()
+        listed = [name for name, route in by_name.items() if now[route.id] == "ok" and route.slug in may_use]
+        return {"object": "list", "data": [card(name) for name in listed]}
 
-    async def model(name: str) -> dict[str, object]:
+    async def model(name: str, request: Request) -> dict[str, object]:
         route = by_name.get(name)
-        if route is None or await upstream.state(route) != "ok":
+        if route is None or route.slug not in _allowed(request, slugs) or await upstream.state(route) != "ok":
             raise unknown_model
         return card(name)
 
@@ -145,6 +146,12 @@ def make_app(config: GatewayApplication, base_url: str) -> FastAPI:
 
 def _response(error: ApiError) -> Response:
     return Response(error.body(), error.status, error.headers())
+
+
+def _allowed(request: Request, slugs: set[str]) -> set[str]:
+    """The models that the client may use, as nginx says; all of them where it says nothing."""
+    given = request.headers.get("x-llm-models")
+    return slugs if given is None else slugs & set(given.split())
 
 
 async def _body(request: Request, most_mib: int) -> bytes:

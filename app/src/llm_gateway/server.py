@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from ray.serve.llm import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest
 
-from llm_gateway import _ray_private, _vllm_errors
+from llm_gateway import _ray_private, _usage, _vllm_errors
 from llm_gateway._contract import Contract, Slots
 
 if TYPE_CHECKING:
@@ -42,8 +42,13 @@ class ModelServer(LLMServer):  # type: ignore[misc]  # Ray ships no types for it
         app.add_exception_handler(RequestValidationError, _refuse)
         _ray_private.add_check_of_roles(app, self.engine)
         limits: dict[str, Any] = self._llm_config.experimental_configs["limits"]
+        _ray_private.add_usage(self.engine)
         _ray_private.add_middleware(
-            app, Contract, slots=Slots(**limits), engine_is_dead=lambda: _ray_private.engine_is_dead(self.engine)
+            app,
+            Contract,
+            slots=Slots(**limits),
+            engine_is_dead=lambda: _ray_private.engine_is_dead(self.engine),
+            book=_usage.Book(self._llm_config.model_id, _usage.directory(), _usage.metrics()),
         )
         return app
 
