@@ -39,6 +39,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 TOKEN = re.compile(r"[A-Za-z0-9_-]{32,}")
 API_KEY = re.compile(r"[A-Za-z0-9_-]{32,256}")
 CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# The platform's own client; see __preflight_clients.
+VERIFY_CLIENT = "verify"
 # An argument spec can't say what the values of a dictionary with any keys are.
 CLIENT: Mapping[str, Mapping[str, Any]] = {
     "keys": {"type": "list", "elements": "str", "required": True, "description": "One key, or two to change over."},
@@ -440,6 +442,8 @@ def check_api_keys(path: str, clients: Mapping[str, Any], say: Say) -> None:
                 name,
                 "not a name for a client. Use a-z, 0-9, . _ and -, at most 64, and begin with a letter or digit.",
             )
+        elif name == VERIFY_CLIENT:
+            say(where, name, "this name is verify's own. Choose another.")
         client = checked(where, given, {"type": "dict", "options": CLIENT}, say)
         if client is UNUSABLE:
             continue

@@ -77,5 +77,6 @@ class Client(httpx.Client):
 @pytest.fixture
 def client(url: str, expected: Any) -> Iterator[httpx.Client]:
     """Speaks to one entrance, and to no proxy of the control node's environment."""
-    with Client(base_url=url, timeout=expected.request_timeout_seconds, trust_env=False) as session:
+    headers = {"Authorization": f"Bearer {expected.api_key}"}
+    with Client(base_url=url, headers=headers, timeout=expected.request_timeout_seconds, trust_env=False) as session:
         yield session

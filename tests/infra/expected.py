@@ -72,6 +72,11 @@ class Expected:
         return float(self.raw["request_timeout_seconds"])
 
     @property
+    def api_key(self) -> str:
+        """A client's, where the service wants one."""
+        return str(self.raw["api_key"])
+
+    @property
     def nodes(self) -> list[str]:
         return list(dict.fromkeys(self.raw["heads"] + self.raw["workers"]))
 
@@ -132,6 +137,8 @@ class Expected:
             files += [
                 File("/etc/nginx/nginx.conf", 0o644, managed=True),
                 File("/etc/nginx/llm.lua", 0o644, managed=True),
+                File("/etc/nginx/llm_clients.lua", 0o644, managed=True),
+                File("/etc/nginx/llm-clients.json", 0o600),
                 File("/etc/systemd/system/nginx.service.d/llm.conf", 0o644, managed=True),
             ]
         files += [

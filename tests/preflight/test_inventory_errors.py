@@ -153,6 +153,7 @@ CASES: dict[str, tuple[Change, list[str]]] = {
         ["llm_api_keys.x (secret): must be a dictionary."],
     ),
     "client's name": (clients({}, name="Al ice"), ["llm_api_keys.Al ice (secret): not a name for a client."]),
+    "verify's name": (clients({}, name="verify"), ["llm_api_keys.verify (secret): this name is verify's own."]),
     "client without keys": (var("llm_api_keys", {"x": {}}), ["llm_api_keys.x.keys (secret): missing"]),
     "no keys": (clients({"keys": []}), ["llm_api_keys.c0.keys (secret): has 0 keys. Give one, or two"]),
     "three keys": (clients({"keys": [KEY, KEY + "1", KEY + "2"]}), ["llm_api_keys.c0.keys (secret): has 3 keys."]),

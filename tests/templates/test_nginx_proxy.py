@@ -481,3 +481,85 @@ def test_a_dead_backend_costs_nothing_and_none_is_503(proxy: Proxy) -> None:
         time.sleep(0.1)
     else:
         pytest.fail("the backends are back and nginx does not use them")
+
+
+# What must be reached through none of them.
+FORBIDDEN = ["/-/routes", "/m/other/v1/models", "/metrics", "/reset_prefix_cache"]
+
+
+@needs_nginx
+@pytest.mark.parametrize("forbidden", FORBIDDEN)
+@pytest.mark.parametrize(
+    "trick",
+    [
+        "{0}",
+        "/{0}",
+        "//{0}",
+        "/v1/..{0}",
+        "/v1/models/..{1}",
+        "/v1/models/../..{0}",
+        "/v1/models/%2e%2e/%2e%2e{0}",
+        "/v1/models/..%2f..%2f{1}",
+        "/v1/models/..%5c..%5c{1}",
+        "/v1/models/..;/..;{0}",
+        "/health/../{0}",
+        "/health%2f..{0}",
+        "/health{0}",
+        "/health;{0}",
+        "/health?{0}",
+        "/health#{0}",
+        "/v1/models%00{0}",
+        "/./{0}",
+        "http://x{0}",
+        "http://x/v1/..{0}",
+        "{2}",
+    ],
+)
+def test_no_trick_reaches_what_is_not_listed(proxy: Proxy, forbidden: str, trick: str) -> None:
+    encoded = "/" + "".join(f"%{ord(letter):02x}" for letter in forbidden[1:])
+    target = trick.format(forbidden, forbidden[1:], encoded)
+    before = {id(backend): len(backend.seen) for backend in proxy.backends}
+    for version in ("1.0", "1.1"):
+        for method in ("GET", "POST"):
+            head = f"{method} {target} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n"
+            text = raw(proxy, f"{head}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}")
+            assert text.split()[1] in ("200", "400", "404", "405"), text
+    seen = [path for backend in proxy.backends for path in backend.seen[before[id(backend)] :]]
+    assert [path for path in seen if not path.startswith(("/health", "/v1/models"))] == []
+    # Serve and what is behind it know no other way up than this one.
+    assert [path for path in seen if ".." in path.partition("?")[0].split("/")] == []
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Content-Length: 0\r\nContent-Length: 44\r\n",
+        "Content-Length: 44\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Content-Length: +44\r\n",
+        "Content-Length: 4 4\r\n",
+        "Content-Length: 0x2c\r\n",
+    ],
+)
+def test_no_request_is_smuggled_in_another_ones_body(proxy: Proxy, headers: str) -> None:
+    before = proxy.seen()
+    inner = "GET /m/other/v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    text = raw(proxy, f"POST /v1/completions HTTP/1.1\r\nHost: x\r\n{headers}\r\n0\r\n\r\n{inner}")
+    assert text.startswith("HTTP/1.1 400 "), text
+    assert text.count("HTTP/1.1") == 1
+    assert proxy.seen() == before
+
+
+@needs_nginx
+def test_headers_with_underscores_are_dropped(proxy: Proxy) -> None:
+    text = raw(proxy, "GET /health HTTP/1.1\r\nHost: x\r\nX_Llm_Client: alice\r\nConnection: close\r\n\r\n")
+    assert "x_llm_client" not in json.loads(text.partition("\r\n\r\n")[2])["headers"]
+
+
+@needs_nginx
+def test_the_version_is_not_told(proxy: Proxy) -> None:
+    assert proxy.client.get("/health").headers["server"] == "nginx"
+    assert proxy.client.get("/nothing").headers["server"] == "nginx"
