@@ -177,7 +177,11 @@ class StandInServer(ThreadingHTTPServer):
 
 @dataclass
 class Proxy:
-    """A running nginx with two backends, of which the second may be absent."""
+    """A running nginx with two backends, of which the second may be absent.
+
+    Attributes:
+        https: its address by TLS, where the test has given it a certificate.
+    """
 
     url: str
     directory: Path
@@ -185,6 +189,7 @@ class Proxy:
     backends: list[StandInServer]
     process: subprocess.Popen[bytes] = field(init=False)
     client: httpx.Client = field(init=False)
+    https: str = ""
 
     def __post_init__(self) -> None:
         self.connect()
