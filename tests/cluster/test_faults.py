@@ -271,11 +271,11 @@ def test_a_client_that_leaves_frees_the_engine(open_stream: Callable[..., Stream
 def test_a_full_model_says_so_at_once(
     open_stream: Callable[..., Stream], open_shell: Callable[[str], Shell], client: httpx.Client
 ) -> None:
-    # 16 may run and 32 may wait, see the demo's inventory.
+    # 16 may run and 48 may wait, see the demo's inventory.
     shell = open_shell("worker1")
     shell.find(ENGINE)
     with stopped_engine(shell):
-        accepted = [open_stream(max_tokens=20) for _ in range(48)]
+        accepted = [open_stream(max_tokens=20) for _ in range(64)]
         time.sleep(2)
         for _ in range(20):
             began = time.monotonic()

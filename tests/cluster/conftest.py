@@ -1,8 +1,10 @@
-"""Tests that break things in a running cluster of test hosts, and see what a client gets: ``./platform faults``.
+"""Tests of a running cluster of test hosts, whose hosts they reach into.
 
-By hand, with the demo up::
+``test_faults.py`` breaks things and sees what a client gets: ``./platform faults``, or by hand, with the demo up::
 
-    pytest tests/faults --base-url http://198.18.10.13:18080 --network demo
+    pytest tests/cluster/test_faults.py --base-url http://198.18.10.13:18080 --network demo
+
+``test_clients.py`` wants a proxy with the clients that Molecule's scenario ``cluster`` gives it.
 """
 
 from __future__ import annotations
