@@ -27,7 +27,7 @@ CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 ALICE, BOB, EMBEDDER, SLOW = "alice", "bob", "embedder", "slow"
 REQUESTS = 1000
 # Where programs write, and are.
-PLACES = "/etc /run /usr/local /opt/llm/app /var/lib/llm /var/lib/nginx /var/log /tmp /srv".split()
+PLACES = ["/etc", "/run", "/usr/local", "/opt/llm/app", "/var/lib/llm", "/var/lib/nginx", "/var/log", "/tmp", "/srv"]
 # Ray exports its metrics every ten seconds.
 EXPORT_S = 25.0
 
