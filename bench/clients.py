@@ -1,9 +1,10 @@
 """What keys cost nginx, and what a greedy client costs the others.
 
 One command, as root, with the demo up: ``PYTHONPATH=tools .venv/bin/python bench/clients.py``. On the demo's proxy it
-starts three more nginxes with the very nginx.conf and scripts that the role wrote: without keys, with one client, with
-5,000. An nginx that answers at once stands behind them; for the greedy client, a server that works on eight requests at
-a time, each for 50 ms, and the client asks for ten times its limit, which is more than the server can do. Prints two Markdown tables; nothing stays behind.
+starts four more nginxes with the very nginx.conf and scripts that the role wrote: without keys, with one client and with
+5,000 in front of an nginx that answers at once; and one in front of a server that works on eight requests at a time,
+each for 50 ms, where a greedy client asks for ten times its limit, which is more than the server can do. Prints two
+Markdown tables; nothing stays behind.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def main() -> int:
         ratios = [one / other for one, other in zip(rounds, found["keys"]["none"], strict=True)]
         print(f"| {arm} | {_median(rounds):.3f} | {_median(ratios):.3f} |")
     print(
-        "\n| round | others' p99 alone, ms | beside a greedy client with a limit | ratio | its answers | without one | ratio |"
+        "\n| round | others' p99 alone, ms | beside a limited greedy one | ratio | its answers | an unlimited one | ratio |"
     )
     print("|---|---|---|---|---|---|---|")
     for number, (alone, limited, free) in enumerate(found["greedy"], 1):
