@@ -173,9 +173,7 @@ def main() -> int:
     for arm, rounds in found["keys"].items():
         ratios = [one / other for one, other in zip(rounds, found["keys"]["none"], strict=True)]
         print(f"| {arm} | {_median(rounds):.3f} | {_median(ratios):.3f} |")
-    print(
-        "\n| round | others' p99 alone, ms | beside a limited greedy one | ratio | its answers | an unlimited one | ratio |"
-    )
+    print("\n| round | others' p99 alone, ms | beside a limited one | ratio | its answers | an unlimited one | ratio |")
     print("|---|---|---|---|---|---|---|")
     for number, (alone, limited, free) in enumerate(found["greedy"], 1):
         ratios = [each["p99"] / alone["p99"] for each in (limited, free)]
