@@ -1,7 +1,7 @@
 """What keys cost nginx, and what a greedy client costs the others.
 
 One command, as root, with the demo up: ``PYTHONPATH=tools .venv/bin/python bench/clients.py``. On the demo's proxy it
-starts four more nginxes with the very nginx.conf and scripts that the role wrote: without keys, with one client and with
+starts four more nginxes with the very nginx.conf and scripts that the role wrote: without keys, with one client, with
 5,000 in front of an nginx that answers at once; and one in front of a server that works on eight requests at a time,
 each for 50 ms, where a greedy client asks for ten times its limit, which is more than the server can do. Prints two
 Markdown tables; nothing stays behind.
