@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from .certificates import certificate_errors, is_address, is_name
 from .clients import DIGEST, LIMITS, digest, expiry
 from .models import slug
 
@@ -52,7 +53,13 @@ USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MISTYPED_PREFIX = re.compile(r"(vault_)?[lm]{2,4}_")
 TOKEN_NAME = "llm_ray_auth_token"
-SECRETIVE = re.compile(r"token|secret|password|api_?key|\.env\b", re.IGNORECASE)
+SOURCE, NAMES = "llm_tls_source", "llm_server_names"
+# What the source `files` takes, in the role tls_certificate.
+GIVEN: Mapping[str, str] = {
+    "tls_certificate_chain": "the certificate in PEM, and after it the intermediates.",
+    "tls_certificate_key": "its private key in PEM. Keep it in the vault, as vault_llm_tls_certificate_key.",
+}
+SECRETIVE = re.compile(r"token|secret|password|passphrase|api_?key|_key\b|\.env\b", re.IGNORECASE)
 MAKE_TOKEN = "Make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))', and keep it in the vault."
 
 # Stands for a value about which an error is noted already, so that nothing else is said of it.
@@ -119,6 +126,7 @@ def inventory_errors(
     check_one_value(values, members, spec, roles[OWNER]["defaults"], findings)
     check_values(values, spec, findings)
     check_clients_models(values, findings)
+    check_certificate(hostvars, groups, values, roles[OWNER]["defaults"], findings)
     check_other_roles(hostvars, hosts, roles, findings)
     check_ports(hostvars, roles, ports or {}, port_ranges, findings)
     return findings.texts(hosts)
@@ -164,6 +172,12 @@ def check_names(
     Under ``llm_`` every unknown name is an error. A role's prefix may be a common word, so there only a near miss is.
     """
     twins = [f"vault_{name}" for name in spec]
+    twins += [
+        f"{VAULT_PREFIX}{name}"
+        for role in roles.values()
+        for name, option in role["options"].items()
+        if option.get("no_log") and not name.startswith(PREFIX)
+    ]
     for host in hosts:
         for name in map(str, hostvars[host]):
             if name in spec or name in twins:
@@ -259,6 +273,57 @@ def check_values(values: Mapping[str, Mapping[str, Any]], spec: Mapping[str, Any
                 check_port_number(name, usable, say)
             if name in RELATIONS:
                 RELATIONS[name](name, usable, say)
+
+
+def check_certificate(
+    hostvars: Hostvars,
+    groups: Groups,
+    values: Mapping[str, Mapping[str, Any]],
+    defaults: Mapping[str, Any],
+    findings: Findings,
+) -> None:
+    """Find a source of certificates that lacks names, or the certificate itself."""
+    for host in groups.get(PROXIES, ()):
+        source = values[host].get(SOURCE, defaults.get(SOURCE))
+        names = values[host].get(NAMES, defaults.get(NAMES))
+        if not isinstance(source, str) or not isinstance(names, (list, tuple)):  # noted by check_values()
+            continue
+        names = [name for name in names if isinstance(name, str)]
+        say = reporter(findings, [])
+        if source in ("private_ca", "acme") and not names:
+            say(
+                NAMES,
+                names,
+                f'no names, and {SOURCE} = "{source}" needs them. List what users write, for example:'
+                f" {NAMES}: [llm.example.org]",
+            )
+        if source == "acme":
+            for number, name in enumerate(names):
+                if is_address(name) or name.startswith("*"):
+                    say(
+                        f"{NAMES}[{number}]",
+                        name,
+                        "an ACME server asks on port 80 of a whole DNS name, so it gives no certificate for this."
+                        f" Remove it, or choose another {SOURCE}.",
+                    )
+        if source == "files":
+            check_files(hostvars[host], host, names, findings)
+
+
+def check_files(variables: Mapping[str, Any], host: str, names: Sequence[str], findings: Findings) -> None:
+    """Find a given certificate that is missing, or doesn't fit."""
+    found = {}
+    for name, what in GIVEN.items():
+        try:
+            found[name] = str(rendered(variables, name)) if name in variables else ""
+        except Exception as error:  # whatever a template, a lookup or a vault raises
+            findings.add(f"{name} can't be rendered: {str(error).rstrip('.')}. Set what it refers to.", [host])
+            continue
+        if not found[name]:
+            findings.add(f'{name} is not set, and {SOURCE} = "files" needs it: {what}', [host])
+    if len(found) == len(GIVEN) and all(found.values()):
+        for text in certificate_errors(*found.values(), names):
+            findings.add(text, [host])
 
 
 def check_other_roles(hostvars: Hostvars, hosts: Sequence[str], roles: Roles, findings: Findings) -> None:
@@ -520,6 +585,21 @@ def check_user(path: str, user: str, say: Say) -> None:
         )
 
 
+def check_server_names(path: str, names: Sequence[Any], say: Say) -> None:
+    """Names that a certificate and nginx can have, each once."""
+    for number, name in enumerate(names):
+        if not isinstance(name, str):
+            continue
+        if not is_name(name):
+            say(
+                f"{path}[{number}]",
+                name,
+                "neither a DNS name in lower case nor an IP address. Write it without https://, port and path.",
+            )
+        elif name in names[:number]:
+            say(f"{path}[{number}]", name, f"{path}[{names.index(name)}] is the same. Remove one of the two.")
+
+
 def check_directory(path: str, directory: str, say: Say) -> None:
     """An absolute path below the root; units and shells take it as one word."""
     if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", directory) or ".." in PurePosixPath(directory).parts:
@@ -531,6 +611,7 @@ RELATIONS: Mapping[str, Callable[[str, Any, Say], None]] = {
     "llm_api_keys": check_api_keys,
     "llm_limits": check_limits,
     TOKEN_NAME: check_token,
+    "llm_server_names": check_server_names,
     "llm_service_user": check_user,
     "llm_root_dir": check_directory,
     "llm_state_dir": check_directory,

@@ -141,6 +141,11 @@ class Expected:
                 File("/etc/nginx/llm-clients.json", 0o600),
                 File("/etc/systemd/system/nginx.service.d/llm.conf", 0o644, managed=True),
             ]
+        if proxy and raw["tls_source"] != "none":
+            files += [
+                File(f"{raw['tls_dir']}/fullchain.pem", 0o644),
+                File(f"{raw['tls_dir']}/privkey.pem", 0o600),
+            ]
         files += [
             File("/etc/sysctl.d/90-llm.conf", 0o644, managed=True),
             File("/etc/security/limits.d/90-llm.conf", 0o644, managed=True),

@@ -164,3 +164,18 @@ def test_challenges_of_an_acme_server(render: Render) -> None:
     assert "listen 0.0.0.0:80;" in text
     assert "root /var/www/llm-acme;" in text
     assert ":80;" not in config(render)
+
+
+@needs_nginx
+def test_challenges_that_only_another_proxy_knows(render: Render, tmp_path: Path) -> None:
+    """As nginx reads it; Molecule's hosts can't have two proxies and an ACME server."""
+    text = config(
+        render,
+        nginx_proxy_acme_webroot="/var/www/llm-acme",
+        nginx_proxy_peers=["192.0.2.8", "2001:db8::8"],
+        __nginx_proxy_pid_file=str(tmp_path / "pid"),
+        nginx_proxy_log_dir=str(tmp_path),
+    )
+    assert "server 192.0.2.8:80;" in text
+    assert "server [2001:db8::8]:80;" in text
+    assert text.count("proxy_next_upstream_tries 2;") == 2
