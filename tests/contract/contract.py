@@ -5,6 +5,7 @@ Nothing in here needs pytest: ``load.py`` uses it too. Source: the table of the 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -331,7 +332,12 @@ class Service:
         self.url = url.rstrip("/")
         self.key = key
         self.http = httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT_S, trust_env=False
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=TIMEOUT_S,
+            trust_env=False,
+            # The system's authorities, or those of SSL_CERT_FILE.
+            verify=ssl.create_default_context(),
         )
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -370,9 +376,11 @@ class Service:
         """
         address = urlsplit(self.url)
         host, is_tls = address.hostname or "localhost", address.scheme == "https"
-        with socket.create_connection((host, address.port or (443 if is_tls else 80)), TIMEOUT_S) as plain:
-            connection = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if is_tls else plain
-            connection.sendall(request)
+        plain = socket.create_connection((host, address.port or (443 if is_tls else 80)), TIMEOUT_S)
+        with ssl.create_default_context().wrap_socket(plain, server_hostname=host) if is_tls else plain as connection:
+            # It may refuse, and close, before it has read all.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+                connection.sendall(request)
             response = http.client.HTTPResponse(connection, method=method)
             response.begin()
             body = response.read()

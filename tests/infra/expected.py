@@ -83,9 +83,11 @@ class Expected:
     @property
     def urls(self) -> list[str]:
         """Every entrance: each proxy, and Ray Serve on each node."""
-        entrances = [(host, self.raw["http_port"]) for host in self.raw["proxies"]]
-        entrances += [(host, self.raw["serve_port"]) for host in self.nodes]
-        return [f"http://{_bracketed(self.raw['addresses'][host])}:{port}" for host, port in entrances]
+        is_tls = self.raw["tls_source"] != "none"
+        front = ("https", self.raw["https_port"]) if is_tls else ("http", self.raw["http_port"])
+        entrances = [(host, *front) for host in self.raw["proxies"]]
+        entrances += [(host, "http", self.raw["serve_port"]) for host in self.nodes]
+        return [f"{kind}://{_bracketed(self.raw['addresses'][host])}:{port}" for host, kind, port in entrances]
 
     def host(self, name: str) -> Host:
         """What is expected of the host of this inventory name."""
@@ -141,7 +143,10 @@ class Expected:
                 File("/etc/nginx/llm-clients.json", 0o600),
                 File("/etc/systemd/system/nginx.service.d/llm.conf", 0o644, managed=True),
             ]
+        if proxy and raw["tls_source"] == "acme":
+            ports[80] = True
         if proxy and raw["tls_source"] != "none":
+            ports[raw["https_port"]] = True
             files += [
                 File(f"{raw['tls_dir']}/fullchain.pem", 0o644),
                 File(f"{raw['tls_dir']}/privkey.pem", 0o600),

@@ -168,7 +168,7 @@ def test_challenges_of_an_acme_server(render: Render) -> None:
 
 @needs_nginx
 def test_challenges_that_only_another_proxy_knows(render: Render, tmp_path: Path) -> None:
-    """As nginx reads it; Molecule's hosts can't have two proxies and an ACME server."""
+    """What the configuration says; no test has an ACME server in front of two proxies."""
     text = config(
         render,
         nginx_proxy_acme_webroot="/var/www/llm-acme",
