@@ -1,10 +1,10 @@
 """What keys cost nginx, and what a greedy client costs the others.
 
 One command, as root, with the demo up: ``PYTHONPATH=tools .venv/bin/python bench/clients.py``. On the demo's proxy it
-starts four more nginxes with the very nginx.conf and scripts that the role wrote: without keys, with one client, with
-5,000 in front of an nginx that answers at once; and one in front of a server that works on eight requests at a time,
-each for 50 ms, where a greedy client asks for ten times its limit, which is more than the server can do. Prints two
-Markdown tables; nothing stays behind.
+starts more nginxes with the very nginx.conf and scripts that the role wrote: without keys, with one client, with 5,000,
+in front of what answers at once, and of what takes 10 ms, less than any engine; and one in front of a server that works
+on eight requests at a time, each for 50 ms, where a greedy client asks for ten times its limit, which is more than the
+server can do. Prints two Markdown tables; nothing stays behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from testhosts import TestHosts
 
 # Runs on the proxy, with the distribution's Python.
 _MEASURE = r'''
-import asyncio, hashlib, http.client, json, os, re, signal, statistics, subprocess, sys, tempfile, time
+import asyncio, hashlib, http.client, json, os, re, signal, statistics, subprocess, sys, tempfile, threading, time
 
 directory = tempfile.mkdtemp()
 os.chmod(directory, 0o755)
@@ -35,8 +35,8 @@ def table(clients):
     return {"keys": {hashlib.sha256(key(n).encode()).hexdigest(): "c%d" % n for n in range(clients)},
             "clients": {"c%d" % n: UNLIMITED for n in range(clients)}, "everyone": UNLIMITED}
 
-def start(arm, port, backend, clients):
-    place = f"{directory}/{arm}"
+def start(port, backend, clients):
+    place = f"{directory}/{port}"
     os.mkdir(place)
     json.dump(clients, open(f"{place}/llm-clients.json", "w"))
     for script in ("llm.lua", "llm_clients.lua"):
@@ -49,24 +49,30 @@ def start(arm, port, backend, clients):
     text = re.sub(r"pid [^;]*;", f"pid {place}/pid;", text)
     text = re.sub(r"(access_log|error_log) \S+/", rf"\1 {place}/", text)
     text = text.replace('lua_package_path "/etc/nginx/', f'lua_package_path "{place}/')
-    if arm == "none":
-        text = text.rstrip().rstrip("}") + 'server { listen 127.0.0.1:28090; location / { return 200 "{}"; } }}'
     open(f"{place}/nginx.conf", "w").write(text)
     return subprocess.Popen(["nginx", "-c", f"{place}/nginx.conf", "-g", "daemon off;"])
 
-def keys_cost():
-    arms = {"none": (28091, 0), "1 client": (28092, 1), "5,000 clients": (28093, 5000)}
-    servers = [start(arm, port, 28090, table(clients)) for arm, (port, clients) in arms.items()]
+def start_answers():
+    """What stands behind the arms, in processes of its own."""
+    text = f"""worker_processes 2; pid {directory}/pid; error_log {directory}/error.log; events {{}}
+      http {{ access_log off; keepalive_requests 100000000;
+        server {{ listen 127.0.0.1:28090; location / {{ return 200 "{{}}"; }} }} }}"""
+    open(f"{directory}/answers.conf", "w").write(text)
+    return subprocess.Popen(["nginx", "-c", f"{directory}/answers.conf", "-g", "daemon off;"])
+
+def keys_cost(backend, port, number_of_rounds, per_round):
+    arms = {"none": (port, 0), "1 client": (port + 1, 1), "5,000 clients": (port + 2, 5000)}
+    servers = [start(port, backend, table(clients)) for port, clients in arms.values()]
     try:
         time.sleep(1)
         connections = {arm: http.client.HTTPConnection("127.0.0.1", port) for arm, (port, _) in arms.items()}
         body = json.dumps({"messages": [{"role": "user", "content": "word " * 200}], "model": name}).encode()
         rounds = {arm: [] for arm in arms}
         number = 0
-        for _ in range(60):
+        for _ in range(number_of_rounds):
             for arm, connection in connections.items():
                 taken = []
-                for _ in range(100):
+                for _ in range(per_round):
                     number += 7
                     headers = {"Content-Type": "application/json",
                                "Authorization": "Bearer " + key(number % max(1, arms[arm][1]))}
@@ -86,8 +92,8 @@ def end(servers):
         server.send_signal(signal.SIGTERM)
         server.wait(10)
 
-async def engine():
-    """Eight at a time, 50 ms each."""
+async def engine(port, seconds):
+    """Eight requests at a time, each for so long."""
     slots = asyncio.Semaphore(8)
     async def serve(reader, writer):
         try:
@@ -96,12 +102,12 @@ async def engine():
                 length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
                 await reader.readexactly(int(length[1]) if length else 0)
                 async with slots:
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(seconds)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
-    return await asyncio.start_server(serve, "127.0.0.1", 28094)
+    return await asyncio.start_server(serve, "127.0.0.1", port)
 
 async def ask(port, client, every_s, seconds, taken, statuses):
     """One connection that asks every so often, whatever the answer."""
@@ -134,11 +140,11 @@ async def round_of(port, greedy, seconds=6):
     return {"p99": sorted(calm)[int(len(calm) * 0.99)], "greedy": greedy_statuses}
 
 async def greedy_costs():
-    server = await engine()
+    server = await engine(28094, 0.05)
     clients = table(6)
     # 1,200 a minute are a tenth of what it asks for.
     clients["clients"]["c4"] = dict(UNLIMITED, requests_per_minute=1200, burst=20, concurrent_requests=2)
-    proxy = start("greedy", 28095, 28094, clients)
+    proxy = start(28095, 28094, clients)
     try:
         await asyncio.sleep(1)
         found = []
@@ -149,9 +155,19 @@ async def greedy_costs():
         end([proxy])
         server.close()
 
+def run_engine():
+    """For as long as this program, in a thread."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(engine(28096, 0.01))
+    loop.run_forever()
+
+answers = start_answers()
 try:
-    print(json.dumps({"keys": keys_cost(), "greedy": asyncio.run(greedy_costs())}))
+    threading.Thread(target=run_engine, daemon=True).start()
+    result = {"at once": keys_cost(28090, 28100, 60, 100), "after 10 ms": keys_cost(28096, 28110, 20, 30)}
+    print(json.dumps({"keys": result, "greedy": asyncio.run(greedy_costs())}))
 finally:
+    end([answers])
     subprocess.run(["rm", "-r", directory], check=True)
 '''
 
@@ -169,10 +185,11 @@ def main() -> int:
     state = os.environ.get("TESTHOSTS_DIR", Path(__file__).parents[1] / ".cache" / "testhosts")
     hosts = TestHosts(options.network, state_dir=Path(state))
     found = json.loads(hosts.execute(options.host, ["python3", "-c", _MEASURE], timeout_seconds=300).stdout)
-    print("| keys | p50, ms | ratio to none, median of rounds |\n|---|---|---|")
-    for arm, rounds in found["keys"].items():
-        ratios = [one / other for one, other in zip(rounds, found["keys"]["none"], strict=True)]
-        print(f"| {arm} | {_median(rounds):.3f} | {_median(ratios):.3f} |")
+    print("| what is behind answers | keys | p50, ms | ratio to none, median of rounds |\n|---|---|---|---|")
+    for backend, arms in found["keys"].items():
+        for arm, rounds in arms.items():
+            ratios = [one / other for one, other in zip(rounds, arms["none"], strict=True)]
+            print(f"| {backend} | {arm} | {_median(rounds):.3f} | {_median(ratios):.3f} |")
     print("\n| round | others' p99 alone, ms | beside a limited one | ratio | its answers | an unlimited one | ratio |")
     print("|---|---|---|---|---|---|---|")
     for number, (alone, limited, free) in enumerate(found["greedy"], 1):

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import random
 import sys
 import time
@@ -270,7 +271,8 @@ def main() -> int:
     """Run it from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-url", default="http://localhost:18080", help="the service, without /v1")
-    parser.add_argument("--api-key", default="not-needed", help="the key, where the service wants one")
+    key = os.environ.get("LLM_API_KEY", "not-needed")
+    parser.add_argument("--api-key", default=key, help="the key, where the service wants one; default: LLM_API_KEY's")
     parser.add_argument("--requests", type=int, default=10_000, help="how many")
     parser.add_argument("--concurrency", type=int, default=32, help="how many at a time")
     args = parser.parse_args()

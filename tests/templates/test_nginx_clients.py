@@ -90,6 +90,7 @@ def ask(proxy: Proxy, headers: dict[str, str], **more: Any) -> httpx.Response:
         {"Authorization": f"Bearer {KEYS['gone']}"},
         {"Authorization": f"Bearer {hashlib.sha256(KEYS['all'].encode()).hexdigest()}"},
         {"Authorization": "Bearer nobody", "X-Api-Key": KEYS["all"]},
+        {"Authorization": f"Bearer  {KEYS['all']}"},
         {"X-Api-Key": "nobody"},
         {"X-Api-Key": ""},
     ],
