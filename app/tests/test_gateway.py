@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,6 +62,16 @@ def test_health_says_what_the_engine_says(client: TestClient, serve: Any) -> Non
 def test_a_hanging_engine_is_not_well(client: TestClient, serve: Any) -> None:
     serve.hangs = True
     assert client.get("/health").status_code == 503
+
+
+def test_one_stall_of_a_model_that_was_well_is_forgiven_and_no_second_one(client: TestClient, serve: Any) -> None:
+    assert client.get("/health").status_code == 200
+    time.sleep(0.6)  # longer than an answer is remembered
+    serve.hangs = True
+    began = time.monotonic()
+    assert client.get("/health").status_code == 200
+    assert client.get("/health").status_code == 503
+    assert time.monotonic() - began < 2.5
 
 
 def test_models_lists_ids_and_aliases_that_answer(client: TestClient, serve: Any) -> None:

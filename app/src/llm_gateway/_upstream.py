@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from llm_gateway.config import Route
 
-# Seconds. A model that doesn't say within this time that it is well counts as not answering.
+# Seconds. A model that doesn't say within this time that it is well counts as not answering, unless it has said so as
+# short a time ago: a full machine may stall that long, and a model that hangs is still found out within two seconds.
 _PROBE_TIMEOUT_S = 1.0
 # Seconds that an answer about a model's health is good for.
 _PROBE_TTL_S = 0.5
@@ -45,6 +46,7 @@ class Upstream:
         self._base_url = base_url
         self._session: aiohttp.ClientSession | None = None
         self._probes: dict[str, tuple[float, asyncio.Task[State]]] = {}
+        self._well_at: dict[str, float] = {}
 
     @property
     def _http(self) -> aiohttp.ClientSession:
@@ -74,12 +76,18 @@ class Upstream:
 
     async def _probe(self, route: Route) -> State:
         timeout = aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S)
+        began = time.monotonic()
         try:
             async with self._http.get(f"{self._base_url}/m/{route.slug}/health", timeout=timeout) as response:
                 if response.status == 200:
+                    self._well_at[route.slug] = time.monotonic()
                     return "ok"
                 return "loading" if response.headers.get(CODE_HEADER) == "model_loading" else "unavailable"
-        except (aiohttp.ClientError, TimeoutError):
+        except TimeoutError:
+            return (
+                "ok" if began - self._well_at.get(route.slug, -_PROBE_TIMEOUT_S) < _PROBE_TIMEOUT_S else "unavailable"
+            )
+        except aiohttp.ClientError:
             return "unavailable"
 
     async def get_json(self, route: Route, path: str) -> dict[str, Any]:
