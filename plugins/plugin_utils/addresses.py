@@ -28,7 +28,8 @@ def cluster_addresses(hostvars: Hostvars, hosts: Sequence[str], virtual_address:
 
     A host with several interfaces talks from the address of the one that leads to the other host, which need not be its
     ``llm_address``. So all of them count, but for loopback, link-local and containers' addresses, those that two hosts
-    have (other than as their ``llm_address``), and the virtual one, which moves. IPv6 counts where the hosts know each other by it.
+    have (other than as their ``llm_address``), and the virtual one, which moves. IPv6 counts where the hosts know each
+    other by it.
 
     Args:
         hostvars: host name to its variables: ``ansible_facts`` with the network, and ``llm_address`` where it is known.

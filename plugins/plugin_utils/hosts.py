@@ -187,13 +187,13 @@ def virtual_address_errors(hostvars: Hostvars, proxies: Sequence[str], text: str
         own, facts = as_interface(variables["llm_address"]), variables["ansible_facts"]
         if own and own.ip == virtual.ip:
             errors.append(
-                f"llm_virtual_address = {text}: this is the address of host {host}. Choose a free address in the network"
-                " of the proxies."
+                f"llm_virtual_address = {text}: this is the address of host {host}. Choose a free address in the"
+                " network of the proxies."
             )
         elif own and own.version != virtual.version:
             errors.append(
-                f"llm_virtual_address = {text}: host {host} has llm_address = {own.ip}, and VRRP carries IPv4 among IPv4"
-                " addresses and IPv6 among IPv6. Choose two of one kind."
+                f"llm_virtual_address = {text}: host {host} has llm_address = {own.ip}, and VRRP carries IPv4 among"
+                " IPv4 addresses and IPv6 among IPv6. Choose two of one kind."
             )
         elif not (variables.get("keepalived_interface") or network_interface(facts, text)):
             errors.append(

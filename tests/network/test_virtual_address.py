@@ -1,0 +1,163 @@
+"""The proxies' common address: who has it, and how fast another one takes it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from testhosts import TestHosts
+
+ADDRESS, PORT = "198.18.24.100", 18080
+# Two questions to nginx that fail, or three signs of life that don't come, and what a busy machine adds.
+MOVE_S = 10.0
+QUIET_S = 8.0
+
+
+def who() -> str | None:
+    """The host that answers at the common address; None where none does."""
+    connection = http.client.HTTPConnection(ADDRESS, PORT, timeout=0.5)
+    try:
+        connection.request("GET", "/health/live")
+        return connection.getresponse().read().decode()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def wait(expected: str, seconds: float = MOVE_S) -> float:
+    """Wait until a host answers, and say how many seconds that took."""
+    began = time.monotonic()
+    while (found := who()) != expected:
+        assert time.monotonic() - began < seconds, f"{found} answers after {seconds} s, and not {expected}"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def stays(expected: str) -> None:
+    """Ask for a while; nobody else answers, and every question is answered."""
+    until = time.monotonic() + QUIET_S
+    while time.monotonic() < until:
+        assert who() == expected
+        time.sleep(0.05)
+
+
+def owners(hosts: TestHosts) -> list[str]:
+    """The proxies that have the address."""
+    found = []
+    for host in ("proxy1", "proxy2"):
+        shown = json.loads(hosts.execute(host, ["ip", "-json", "address", "show", "dev", "eth0"]).stdout)
+        if any(each["local"] == ADDRESS for each in shown[0]["addr_info"]):
+            found.append(host)
+    return found
+
+
+class Stream:
+    """A download of two minutes, read in the background."""
+
+    def __init__(self, address: str) -> None:
+        self.bytes = 0
+        self.ended = False
+        self._connection = http.client.HTTPConnection(address, PORT, timeout=30)
+        self._connection.request("GET", "/stream")
+        self._response = self._connection.getresponse()
+        assert self._response.status == 200
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while piece := self._response.read1(1024):
+                self.bytes += len(piece)
+        except (OSError, http.client.HTTPException, ValueError, AttributeError):
+            pass
+        self.ended = True
+
+    def goes_on(self) -> bool:
+        """Whether more comes within three seconds."""
+        before, until = self.bytes, time.monotonic() + 3
+        while time.monotonic() < until:
+            if self.bytes > before:
+                return True
+            time.sleep(0.1)
+        return False
+
+
+@pytest.fixture
+def stream() -> Iterator[Callable[[str], Stream]]:
+    """Open streams, which end with the test's process."""
+    yield Stream
+
+
+def test_one_proxy_has_the_address(hosts: TestHosts) -> None:
+    first = who()
+    assert first in ("proxy1", "proxy2")
+    assert owners(hosts) == [first]
+    # Others need not ask where it is: whoever takes it says so.
+    assert hosts.execute("outside1", ["curl", "-sS", f"http://{ADDRESS}:{PORT}/health/live"]).stdout == first
+
+
+def test_a_killed_nginx_moves_it(
+    hosts: TestHosts, addresses: dict[str, str], stream: Callable[[str], Stream]
+) -> None:
+    lost = who()
+    assert lost is not None
+    heir = {"proxy1": "proxy2", "proxy2": "proxy1"}[lost]
+    through_it, direct, heirs = stream(ADDRESS), stream(addresses[lost]), stream(addresses[heir])
+    assert through_it.goes_on()
+    hosts.execute(lost, ["systemctl", "kill", "--signal=KILL", "nginx.service"])
+    print(f"nginx killed on {lost}: {heir} answers after {wait(heir):.1f} seconds")
+    assert through_it.ended, "the stream through the lost proxy goes on"
+    assert direct.ended
+    assert heirs.goes_on(), "a stream through the other proxy broke"
+    assert owners(hosts) == [heir]
+
+    after = stream(ADDRESS)
+    hosts.execute(lost, ["systemctl", "start", "nginx.service"])
+    stays(heir)
+    assert owners(hosts) == [heir], "the proxy that came back has taken the address"
+    assert after.goes_on(), "the return of a proxy broke a stream"
+
+
+def test_a_pulled_cable_moves_it(hosts: TestHosts, addresses: dict[str, str], stream: Callable[[str], Stream]) -> None:
+    lost = who()
+    assert lost is not None
+    heir = {"proxy1": "proxy2", "proxy2": "proxy1"}[lost]
+    through_it, heirs = stream(ADDRESS), stream(addresses[heir])
+    hosts.link_down(lost)
+    print(f"cable of {lost} pulled: {heir} answers after {wait(heir):.1f} seconds")
+    assert not through_it.goes_on()
+    assert heirs.goes_on(), "a stream through the other proxy broke"
+
+    after = stream(ADDRESS)
+    hosts.heal(lost)
+    stays(heir)
+    assert owners(hosts) == [heir], "the proxy that came back has taken the address"
+    assert after.goes_on(), "the return of a proxy broke a stream"
+
+
+def test_a_host_without_power_moves_it(hosts: TestHosts) -> None:
+    lost = who()
+    assert lost is not None
+    heir = {"proxy1": "proxy2", "proxy2": "proxy1"}[lost]
+    hosts.stop(lost, hard=True)
+    print(f"power of {lost} cut: {heir} answers after {wait(heir):.1f} seconds")
+    hosts.start(lost)
+    stays(heir)
+    assert owners(hosts) == [heir], "the proxy that came back has taken the address"
+
+
+def test_a_killed_keepalived_comes_back(hosts: TestHosts) -> None:
+    first = who()
+    assert first is not None
+    hosts.execute(first, ["systemctl", "kill", "--signal=KILL", "keepalived.service"])
+    time.sleep(4)
+    assert hosts.execute(first, ["systemctl", "is-active", "keepalived"]).stdout.strip() == "active"
+    assert owners(hosts) == [who()]
