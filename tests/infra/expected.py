@@ -77,10 +77,13 @@ class Expected:
 
     @property
     def urls(self) -> list[str]:
-        """Every entrance: each proxy, and Ray Serve on each node."""
-        entrances = [(host, self.raw["http_port"]) for host in self.raw["proxies"]]
-        entrances += [(host, self.raw["serve_port"]) for host in self.nodes]
-        return [f"http://{_bracketed(self.raw['addresses'][host])}:{port}" for host, port in entrances]
+        """Every entrance: each proxy, their common address, and Ray Serve on each node where no firewall closes it."""
+        entrances = [(self.raw["addresses"][host], self.raw["http_port"]) for host in self.raw["proxies"]]
+        if self.raw["virtual_address"]:
+            entrances.append((self.raw["virtual_address"].partition("/")[0], self.raw["http_port"]))
+        if not self.raw["firewall_enabled"]:
+            entrances += [(self.raw["addresses"][host], self.raw["serve_port"]) for host in self.nodes]
+        return [f"http://{_bracketed(address)}:{port}" for address, port in entrances]
 
     def host(self, name: str) -> Host:
         """What is expected of the host of this inventory name."""
@@ -91,6 +94,12 @@ class Expected:
         allowed: set[int] = set()
         ranges: list[tuple[int, int]] = []
         files: list[File] = []
+        if raw["firewall_enabled"]:
+            units.append("llm-firewall.service")
+            files += [
+                File("/etc/systemd/system/llm-firewall.service", 0o644, managed=True),
+                File(f"{raw['config_dir']}/firewall/proven.nft", 0o644, managed=True),
+            ]
         if head:
             units += ["ray-head.service", "llm-serve.service"]
             ports |= {ray["ray_node_gcs_port"]: True, raw["dashboard_port"]: False}
@@ -134,6 +143,9 @@ class Expected:
                 File("/etc/nginx/llm.lua", 0o644, managed=True),
                 File("/etc/systemd/system/nginx.service.d/llm.conf", 0o644, managed=True),
             ]
+        if proxy and raw["virtual_address"]:
+            units.append("keepalived.service")
+            files.append(File("/etc/keepalived/keepalived.conf", 0o644, managed=True))
         files += [
             File("/etc/sysctl.d/90-llm.conf", 0o644, managed=True),
             File("/etc/security/limits.d/90-llm.conf", 0o644, managed=True),

@@ -80,7 +80,9 @@ def test_it_outlives_the_host_s_own_rules(hosts: TestHosts, addresses: dict[str,
     hosts.execute("proxy1", ["systemctl", verb, "nftables"])
     if verb == "stop":  # it takes all tables away; the next start brings both back
         return
-    hosts.execute("proxy1", ["sh", "-c", "for i in 1 2 3 4 5; do nft list table inet llm && exit; sleep 0.2; done; exit 1"])
+    hosts.execute(
+        "proxy1", ["sh", "-c", "for i in 1 2 3 4 5; do nft list table inet llm && exit; sleep 0.2; done; exit 1"]
+    )
     assert before in (None, rules(hosts, "proxy1"))
     assert "table inet operator" in rules(hosts, "proxy1")
     assert scan(hosts, "outside1", addresses["proxy1"]) == [SSH, OTHERS, HTTP]

@@ -119,9 +119,7 @@ def test_one_proxy_has_the_address(hosts: TestHosts) -> None:
     assert hosts.execute("outside1", ["curl", "-sS", f"http://{ADDRESS}:{PORT}/health/live"]).stdout == first
 
 
-def test_a_killed_nginx_moves_it(
-    hosts: TestHosts, addresses: dict[str, str], stream: Callable[[str], Stream]
-) -> None:
+def test_a_killed_nginx_moves_it(hosts: TestHosts, addresses: dict[str, str], stream: Callable[[str], Stream]) -> None:
     lost = who()
     assert lost is not None
     heir = {"proxy1": "proxy2", "proxy2": "proxy1"}[lost]
