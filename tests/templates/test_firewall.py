@@ -17,7 +17,8 @@ SOCKETS: dict[str, Any] = {
     "sockets": [
         {"port": 22, "address": "0.0.0.0", "process": "sshd", "unit": "ssh.service"},
         {"port": 22, "address": "::", "process": "sshd", "unit": "ssh.service"},
-        {"port": 2222, "address": "192.0.2.1", "process": "systemd", "unit": "ssh.socket"},
+        {"port": 2222, "address": "192.0.2.1", "process": "sshd", "unit": "ssh.service"},
+        {"port": 111, "address": "0.0.0.0", "process": "systemd", "unit": "init.scope"},
         {"port": 6010, "address": "127.0.0.1", "process": "sshd", "unit": "session-1.scope"},
         {"port": 7000, "address": "0.0.0.0", "process": "sshd", "unit": "session-1.scope"},
         {"port": 8022, "address": "::1", "process": "sshd", "unit": "ssh.service"},
@@ -25,6 +26,8 @@ SOCKETS: dict[str, Any] = {
         {"port": 9, "address": "0.0.0.0", "process": None, "unit": None},
     ]
 }
+NO_SOCKET = {"stdout": "ActiveState=inactive\nListen=[::]:2223 (Stream)"}
+SOCKET = {"stdout": "ActiveState=active\nListen=0.0.0.0:2022 (Stream)\nListen=[::]:2023 (Stream)"}
 EVERYTHING: dict[str, Any] = {
     "firewall_service_ports": [18080, 18443],
     "firewall_open_tcp_ports": [9100, "9000-9199", "18080"],
@@ -42,7 +45,7 @@ if not no_nft and subprocess.run(["unshare", "--net", "true"], capture_output=Tr
 
 
 def rules(render: Render, **variables: Any) -> str:
-    return render("firewall", "wanted.nft.j2", __firewall_sockets=SOCKETS, **variables)
+    return render("firewall", "wanted.nft.j2", __firewall_sockets=SOCKETS, __firewall_ssh_socket=NO_SOCKET, **variables)
 
 
 def elements(text: str, name: str) -> str:
@@ -54,19 +57,22 @@ def elements(text: str, name: str) -> str:
 
 def test_files_say_that_they_are_managed(render: Render) -> None:
     for template in (Path(__file__).parents[2] / "roles/firewall/templates").iterdir():
-        head = "\n".join(render("firewall", template.name, __firewall_sockets=SOCKETS).splitlines()[:5])
+        text = render("firewall", template.name, __firewall_sockets=SOCKETS, __firewall_ssh_socket=NO_SOCKET)
+        head = "\n".join(text.splitlines()[:5])
         assert "Ansible managed" in head
         assert "role: firewall" in head
 
 
 def test_ssh_is_open_where_sshd_listens(evaluate: Evaluate) -> None:
     def ports(**variables: Any) -> Any:
-        return evaluate("firewall", "{{ __firewall_ssh_ports }}", __firewall_sockets=SOCKETS, **variables)
+        given: dict[str, Any] = {"__firewall_sockets": SOCKETS, "__firewall_ssh_socket": NO_SOCKET}
+        return evaluate("firewall", "{{ __firewall_ssh_ports }}", **(given | variables))
 
     assert ports() == ["22", "2222"]
     assert ports(ansible_port=2022) == ["2022", "22", "2222"]
     assert ports(firewall_ssh_ports=["2200-2300", 22]) == ["22", "2200-2300", "2222"]
-    assert evaluate("firewall", "{{ __firewall_ssh_ports }}", __firewall_sockets={"sockets": []}) == ["22"]
+    assert ports(__firewall_sockets={"sockets": []}) == ["22"]
+    assert ports(__firewall_sockets={"sockets": []}, __firewall_ssh_socket=SOCKET) == ["2022", "2023", "22"]
 
 
 def test_addresses_are_sorted_by_kind(render: Render) -> None:
