@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .addresses import as_interface, network_interface
 from .interconnect import interconnect_errors
 from .inventory import ports_by_host
 from .models import gpus_per_replica, replicas
@@ -51,6 +52,8 @@ def host_errors(
     distributions: Mapping[str, Sequence[str]],
     python_version: str,
     clock_skew_seconds: float,
+    proxy_hosts: Sequence[str] = (),
+    virtual_address: str = "",
 ) -> list[str]:
     """Return every error of the hosts, each with the host, the cause and the fix.
 
@@ -69,6 +72,8 @@ def host_errors(
         distributions: supported distributions, name to versions.
         python_version: the oldest Python that a host may have, such as ``3.10``.
         clock_skew_seconds: how far two clocks may be apart.
+        proxy_hosts: hosts that share the virtual address.
+        virtual_address: the inventory's ``llm_virtual_address``, which is known to be right in itself, or empty.
     """
     needed = dict.fromkeys((*ray_hosts, *replica_hosts, *(host for names in ports.values() for host in names)))
     left_out = [host for host in needed if host not in hosts]
@@ -89,6 +94,7 @@ def host_errors(
         {host: variables["__preflight_clock"]["stdout"] for host, variables in found.items()}, clock_skew_seconds
     )
     errors += interconnect_errors(hostvars, list(ray_hosts))
+    errors += virtual_address_errors(hostvars, proxy_hosts, virtual_address)
     if flavour == "cuda":
         errors += gpu_errors(models, {host: len(found[host]["ansible_facts"]["llm_gpus"]) for host in replica_hosts})
     return errors
@@ -167,6 +173,33 @@ def source_errors(host: str, results: Sequence[Mapping[str, Any]], models: Seque
             f"{', '.join(paths)} = {source}: host {host} has no {source}/config.json. Copy the model there,"
             " on every host that runs replicas, or correct the path."
         )
+    return errors
+
+
+def virtual_address_errors(hostvars: Hostvars, proxies: Sequence[str], text: str) -> list[str]:
+    """The proxies' common address has an interface on each of them, and is of the kind of their own addresses."""
+    virtual = as_interface(text)
+    if virtual is None:
+        return []
+    errors = []
+    for host in proxies:
+        variables = hostvars[host]
+        own, facts = as_interface(variables["llm_address"]), variables["ansible_facts"]
+        if own and own.ip == virtual.ip:
+            errors.append(
+                f"llm_virtual_address = {text}: this is the address of host {host}. Choose a free address in the"
+                " network of the proxies."
+            )
+        elif own and own.version != virtual.version:
+            errors.append(
+                f"llm_virtual_address = {text}: host {host} has llm_address = {own.ip}, and VRRP carries IPv4 among"
+                " IPv4 addresses and IPv6 among IPv6. Choose two of one kind."
+            )
+        elif not (variables.get("keepalived_interface") or network_interface(facts, text)):
+            errors.append(
+                f"llm_virtual_address = {text}: no network of host {host} holds it. Choose an address in a network that"
+                f" all proxies have, or set keepalived_interface to one of {', '.join(facts.get('interfaces', ()))}."
+            )
     return errors
 
 

@@ -31,7 +31,7 @@ def interface_of(facts: Mapping[str, Any], address: str, wanted: str) -> str:
     Raises:
         NoInterfaceError: the wanted one isn't there or is down, or there are several with RDMA.
     """
-    up = {name: found for name, found in _interfaces(facts).items() if found.get("active") and found.get("ipv4")}
+    up = {name: found for name, found in interfaces(facts).items() if found.get("active") and found.get("ipv4")}
     if wanted != "auto":
         if wanted not in up:
             raise NoInterfaceError(
@@ -51,7 +51,7 @@ def interface_of(facts: Mapping[str, Any], address: str, wanted: str) -> str:
     return rdma[0]
 
 
-def _interfaces(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def interfaces(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The host's interfaces by name; the names of facts have some characters replaced."""
     found = [fact for fact in facts.values() if isinstance(fact, dict) and "device" in fact]
     return {fact["device"]: fact for fact in found if fact["device"] in facts.get("interfaces", ())}
@@ -77,7 +77,7 @@ def interconnect_errors(hostvars: Hostvars, hosts: list[str]) -> list[str]:
             errors.append(f"Host {host}: {error}")
         else:
             if name:
-                chosen[host] = _interfaces(facts)[name]
+                chosen[host] = interfaces(facts)[name]
     sizes = {host: found["mtu"] for host, found in chosen.items() if "mtu" in found}
     if len(set(sizes.values())) > 1:
         each = ", ".join(f"{host} {chosen[host]['device']} {mtu}" for host, mtu in sizes.items())

@@ -9,6 +9,7 @@ relations, which a spec can't say, are written here.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import itertools
 import json
 import re
@@ -127,6 +128,7 @@ def inventory_errors(
     check_values(values, spec, findings)
     check_clients_models(values, findings)
     check_certificate(hostvars, groups, values, roles[OWNER]["defaults"], findings)
+    check_proxies_address(values, list(groups.get(PROXIES, ())), findings)
     check_other_roles(hostvars, hosts, roles, findings)
     check_ports(hostvars, roles, ports or {}, port_ranges, findings)
     return findings.texts(hosts)
@@ -339,7 +341,33 @@ def check_other_roles(hostvars: Hostvars, hosts: Sequence[str], roles: Roles, fi
             except Exception:  # may need facts
                 continue
             say = reporter(findings, [host], secret=bool(option.get("no_log")))
-            checked(name, unquoted_number(value, option), option, say)
+            usable = checked(name, unquoted_number(value, option), option, say)
+            if usable is not UNUSABLE and name in RELATIONS:
+                RELATIONS[name](name, usable, say)
+
+
+def check_proxies_address(values: Mapping[str, Mapping[str, Any]], proxies: Sequence[str], findings: Findings) -> None:
+    """The address that proxies share needs two of them, and is no host's own."""
+    found = {values[host].get("llm_virtual_address", "") for host in proxies}
+    text = found.pop() if len(found) == 1 else ""
+    address = address_of(text)
+    if address is None:
+        return  # none, or noted already
+    say = reporter(findings, ())
+    if len(proxies) < 2:
+        say(
+            "llm_virtual_address",
+            text,
+            f"group {PROXIES} has one host ({proxies[0]}), and an address can only move between two or more."
+            f" Put another host in {PROXIES}, or remove the variable.",
+        )
+    for host, variables in values.items():
+        if address == address_of(variables.get("llm_address")):
+            say(
+                "llm_virtual_address",
+                text,
+                f"this is the llm_address of host {host}. Choose a free address in the network of the proxies.",
+            )
 
 
 def check_ports(
@@ -606,7 +634,73 @@ def check_directory(path: str, directory: str, say: Say) -> None:
         say(path, directory, "not an absolute path of letters, digits, . _ and -. For example /opt/llm.")
 
 
+def address_of(text: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address of a text such as ``192.0.2.1`` or ``192.0.2.1/24``; None where no host can have it."""
+    try:
+        address = ipaddress.ip_interface(text).ip if isinstance(text, str) else None
+    except ValueError:
+        return None
+    unusable = address is None or address.is_loopback or address.is_multicast or address.is_unspecified
+    return None if unusable else address
+
+
+def check_virtual_address(path: str, text: str, say: Say) -> None:
+    """An address that a host can have."""
+    if text and address_of(text) is None:
+        say(path, text, "not an address that a host can have. Write one such as 192.0.2.10 or 192.0.2.10/24.")
+
+
+def check_networks(path: str, networks: Sequence[Any], say: Say) -> None:
+    """Addresses and networks; the network of all addresses would open everything."""
+    for number, text in enumerate(networks):
+        if text is UNUSABLE:
+            continue
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            say(
+                f"{path}[{number}]",
+                text,
+                f"not an address and no network ({error}). Write one such as 192.0.2.10 or 192.0.2.0/24.",
+            )
+        else:
+            if network.prefixlen == 0:
+                say(
+                    f"{path}[{number}]",
+                    text,
+                    "this is everybody. Name your own networks, or set llm_firewall_enabled: false.",
+                )
+
+
+def check_port_list(path: str, ports: Sequence[Any], say: Say) -> None:
+    """Ports, and ranges of ports from a lower to a higher one."""
+    for number, port in enumerate(ports):
+        ends = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", str(port))
+        first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, 0)
+        if isinstance(port, bool) or not 1 <= first <= last <= 65535:
+            say(f"{path}[{number}]", port, 'neither a port nor a range. Write one such as 9100 or "9100-9199".')
+
+
+def check_rollback_seconds(path: str, seconds: int, say: Say) -> None:
+    """Time enough to connect anew, and an end to being locked out."""
+    if not 10 <= seconds <= 3600:
+        say(path, seconds, "out of range. Choose from 10 to 3600.")
+
+
+def check_router_id(path: str, number: int, say: Say) -> None:
+    """VRRP has a byte for it, and 0 is none."""
+    if not 1 <= number <= 255:
+        say(path, number, "out of range. Choose from 1 to 255.")
+
+
 RELATIONS: Mapping[str, Callable[[str, Any, Say], None]] = {
+    "llm_virtual_address": check_virtual_address,
+    "firewall_trusted_networks": check_networks,
+    "firewall_open_tcp_ports": check_port_list,
+    "firewall_open_udp_ports": check_port_list,
+    "firewall_ssh_ports": check_port_list,
+    "firewall_rollback_seconds": check_rollback_seconds,
+    "keepalived_router_id": check_router_id,
     "llm_models": check_models,
     "llm_api_keys": check_api_keys,
     "llm_limits": check_limits,

@@ -82,12 +82,15 @@ class Expected:
 
     @property
     def urls(self) -> list[str]:
-        """Every entrance: each proxy, and Ray Serve on each node."""
+        """Every entrance: each proxy, their common address, and Ray Serve on each node where no firewall closes it."""
         is_tls = self.raw["tls_source"] != "none"
         front = ("https", self.raw["https_port"]) if is_tls else ("http", self.raw["http_port"])
-        entrances = [(host, *front) for host in self.raw["proxies"]]
-        entrances += [(host, "http", self.raw["serve_port"]) for host in self.nodes]
-        return [f"{kind}://{_bracketed(self.raw['addresses'][host])}:{port}" for host, kind, port in entrances]
+        entrances = [(self.raw["addresses"][host], *front) for host in self.raw["proxies"]]
+        if self.raw["virtual_address"]:
+            entrances.append((self.raw["virtual_address"].partition("/")[0], *front))
+        if not self.raw["firewall_enabled"]:
+            entrances += [(self.raw["addresses"][host], "http", self.raw["serve_port"]) for host in self.nodes]
+        return [f"{kind}://{_bracketed(address)}:{port}" for address, kind, port in entrances]
 
     def host(self, name: str) -> Host:
         """What is expected of the host of this inventory name."""
@@ -98,6 +101,12 @@ class Expected:
         allowed: set[int] = set()
         ranges: list[tuple[int, int]] = []
         files: list[File] = []
+        if raw["firewall_enabled"]:
+            units.append("llm-firewall.service")
+            files += [
+                File("/etc/systemd/system/llm-firewall.service", 0o644, managed=True),
+                File(f"{raw['config_dir']}/firewall/proven.nft", 0o644, managed=True),
+            ]
         if head:
             units += ["ray-head.service", "llm-serve.service"]
             ports |= {ray["ray_node_gcs_port"]: True, raw["dashboard_port"]: False}
@@ -151,6 +160,9 @@ class Expected:
                 File(f"{raw['tls_dir']}/fullchain.pem", 0o644),
                 File(f"{raw['tls_dir']}/privkey.pem", 0o600),
             ]
+        if proxy and raw["virtual_address"]:
+            units.append("keepalived.service")
+            files.append(File("/etc/keepalived/keepalived.conf", 0o644, managed=True))
         files += [
             File("/etc/sysctl.d/90-llm.conf", 0o644, managed=True),
             File("/etc/security/limits.d/90-llm.conf", 0o644, managed=True),

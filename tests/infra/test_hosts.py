@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 
 def test_units_run_and_start_at_boot(host: Any, me: Any) -> None:
     states = {
@@ -19,6 +21,18 @@ def test_units_run_and_start_at_boot(host: Any, me: Any) -> None:
 def test_no_unit_has_failed(host: Any) -> None:
     failed = host.check_output("systemctl list-units --state=failed --plain --no-legend --no-pager").split("\n")
     assert [line.split()[0] for line in failed if line.strip()] == []
+
+
+def test_the_firewall_is_loaded(host: Any, expected: Any) -> None:
+    if not expected.raw["firewall_enabled"]:
+        pytest.skip("llm_firewall_enabled is false")
+    # Its unit is active whatever has become of its table since.
+    rules = host.run("nft --stateless list chain inet llm input")
+    assert rules.rc == 0, (
+        f"{rules.stderr.strip()}: has something flushed it? systemctl reload llm-firewall brings it back"
+    )
+    assert "hook input" in rules.stdout
+    assert rules.stdout.split()[-3:] == ["drop", "}", "}"]
 
 
 @dataclass(frozen=True)

@@ -95,5 +95,6 @@ def inventory() -> Inventory:
 
 @pytest.fixture(scope="session")
 def roles() -> dict[str, dict[str, Any]]:
-    """The real spec of preflight, and one other role."""
-    return {"preflight": read_roles(REPO / "roles")["preflight"], "demo_node": DEMO_ROLE}
+    """The real spec of preflight and of the roles whose variables have relations, and one other role."""
+    real = read_roles(REPO / "roles")
+    return {name: real[name] for name in ("preflight", "firewall", "keepalived")} | {"demo_node": DEMO_ROLE}

@@ -78,6 +78,35 @@ def listener(port: int, process: str | None, unit: str | None) -> Callable[[dict
     return lambda hostvars: hostvars["proxy1"]["__preflight_sockets"]["sockets"].append(socket)
 
 
+def eth0(address: str, netmask: str = "255.255.255.0") -> dict[str, Any]:
+    """Facts of a host with one interface."""
+    return {
+        "interfaces": ["lo", "eth0"],
+        "eth0": {"device": "eth0", "active": True, "ipv4": {"address": address, "netmask": netmask}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("virtual", "more", "parts"),
+    [
+        ("10.0.0.9", {}, []),
+        ("10.0.0.9/32", {}, []),
+        ("10.0.0.3", {}, ["llm_virtual_address = 10.0.0.3: this is the address of host proxy1."]),
+        ("2001:db8::9", {}, ["llm_virtual_address = 2001:db8::9: host proxy1 has llm_address = 10.0.0.3"]),
+        ("10.1.0.9", {}, ["llm_virtual_address = 10.1.0.9: no network of host proxy1 holds it.", "one of lo, eth0."]),
+        ("10.1.0.9", {"keepalived_interface": "eth0"}, []),
+    ],
+)
+def test_virtual_address(
+    roles: dict[str, Any], hostvars: dict[str, Any], virtual: str, more: dict[str, Any], parts: list[str]
+) -> None:
+    hostvars["proxy1"]["ansible_facts"] |= eth0("10.0.0.3")
+    hostvars["proxy1"] |= more
+    found = check(roles, hostvars, proxy_hosts=["proxy1"], virtual_address=virtual)
+    assert len(found) == (1 if parts else 0), found
+    assert [part for part in parts if part not in found[0]] == []
+
+
 def no_source(hostvars: dict[str, Any]) -> None:
     """A model's directory that isn't there."""
     hostvars["worker2"]["__preflight_sources"]["results"] = [{"__preflight_item": "/srv/a", "stat": {"exists": False}}]

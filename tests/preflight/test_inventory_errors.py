@@ -185,6 +185,37 @@ CASES: dict[str, tuple[Change, list[str]]] = {
     ),
     "burst alone": (var("llm_limits", {"burst": 5}), ["llm_limits.burst = 5: there is no requests_per_minute"]),
     "unknown limit": (var("llm_limits", {"rpm": 5}), ["llm_limits.rpm = 5: there is no such key."]),
+    "no address for the proxies": (
+        var("llm_virtual_address", "10.0.0"),
+        ['llm_virtual_address = "10.0.0": not an address that a host can have.', "192.0.2.10"],
+    ),
+    "loopback for the proxies": (
+        var("llm_virtual_address", "127.0.0.1"),
+        ['llm_virtual_address = "127.0.0.1": not an address that a host can have.'],
+    ),
+    "one proxy with a virtual address": (
+        var("llm_virtual_address", "10.0.0.9/24"),
+        ['llm_virtual_address = "10.0.0.9/24": group proxies has one host (proxy1)', "Put another host in proxies"],
+    ),
+    "virtual address is a host's": (
+        lambda inventory: (
+            inventory.groups.update(proxies=["proxy1", "worker2"]),
+            inventory.set("llm_virtual_address", "10.0.0.9/24"),
+            inventory.set("llm_address", "10.0.0.9", "worker1"),
+        ),
+        ['llm_virtual_address = "10.0.0.9/24": this is the llm_address of host worker1.', "Choose a free address"],
+    ),
+    "no network": (
+        var("firewall_trusted_networks", ["10.0.0.1", "10.0.0.1/8"]),
+        ['firewall_trusted_networks[1] = "10.0.0.1/8": not an address', "has host bits set"],
+    ),
+    "everybody is trusted": (
+        var("firewall_trusted_networks", ["0.0.0.0/0"]),
+        ['firewall_trusted_networks[0] = "0.0.0.0/0": this is everybody.'],
+    ),
+    "no open port": (var("firewall_open_tcp_ports", [80, "9-7"]), ['firewall_open_tcp_ports[1] = "9-7": neither']),
+    "no time to connect": (var("firewall_rollback_seconds", 3), ["firewall_rollback_seconds = 3: out of range."]),
+    "router id of two bytes": (var("keepalived_router_id", 256), ["keepalived_router_id = 256: out of range."]),
     "root as the user": (var("llm_service_user", "root"), ['llm_service_user = "root":']),
     "relative directory": (var("llm_root_dir", "opt/llm"), ['llm_root_dir = "opt/llm": not an absolute path']),
     "the root as a directory": (var("llm_state_dir", "/"), ['llm_state_dir = "/": not an absolute path']),
