@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from .nginx import Proxy, assert_error, config, needs_nginx, running_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import httpx
 
     from .conftest import Evaluate, Render
 
