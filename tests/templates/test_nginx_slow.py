@@ -55,11 +55,10 @@ def test_headers_that_drip_are_given_up_and_others_are_answered(proxy: Proxy) ->
         assert time.monotonic() - began < 8
 
 
-def test_a_body_that_does_not_come_is_408(proxy: Proxy) -> None:
+def test_a_body_that_does_not_come_ends_the_connection(proxy: Proxy) -> None:
+    """Without an answer: that is nginx's way, which nothing in its configuration changes."""
     with connected(proxy) as one:
         one.sendall(HEAD + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
         began = time.monotonic()
-        text = one.recv(65536)
+        assert one.recv(65536) == b""
         assert 1 < time.monotonic() - began < 5
-    assert b" 408 " in text.split(b"\r\n")[0]
-    assert b"request_timeout" in text
