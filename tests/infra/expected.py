@@ -129,6 +129,10 @@ class Expected:
             )
             ports |= {ray[f"ray_node_{part}_port"]: True for part in pinned}
             ports[raw["serve_port"]] = True
+            if raw["serve_tls_enabled"]:
+                units.append("llm-serve-tls.service")
+                ports[raw["serve_tls_port"]] = True
+                files.append(File(f"{raw['config_dir']}/serve-tls/privkey.pem", 0o600))
             # What has a name in the inventory is known, and documented with the role.
             allowed |= {port for key, port in ray.items() if key.endswith("_port")}
             ranges += [

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .conftest import Evaluate, Render
 
@@ -248,13 +248,20 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_proxy(render: Render, evaluate: Evaluate, directory: Path, **more: Any) -> Iterator[Proxy]:
+def running_proxy(
+    render: Render,
+    evaluate: Evaluate,
+    directory: Path,
+    before: Callable[[int], dict[str, Any]] | None = None,
+    **more: Any,
+) -> Iterator[Proxy]:
     """nginx with two backends.
 
     Args:
         render: the fixture.
         evaluate: the fixture.
         directory: where its files go.
+        before: is told the backends' port, and gives more variables: for what stands in between.
         more: variables of the role.
     """
     for parent in (directory, *directory.parents[:2]):
@@ -279,6 +286,8 @@ def running_proxy(render: Render, evaluate: Evaluate, directory: Path, **more: A
     } | more
     for script in ("llm.lua", "llm_clients.lua"):
         (directory / script).write_text(render("nginx_proxy", f"{script}.j2", **variables))
+    if before is not None:
+        variables |= before(port)
     config_file = directory / "nginx.conf"
     config_file.write_text(config(render, **variables))
     running = Proxy(f"http://127.0.0.1:{listen}", directory, config_file, [first, second])
