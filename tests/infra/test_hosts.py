@@ -49,7 +49,7 @@ class Listener:
 
 
 def listeners(host: Any, service_user: str) -> list[Listener]:
-    """Sockets of the service user and of nginx; others are none of ours."""
+    """Sockets of the service user, of nginx and of stunnel; others are none of ours."""
     user = host.user(service_user)
     uid = user.uid if user.exists else -1
     found = []
@@ -58,7 +58,7 @@ def listeners(host: Any, service_user: str) -> list[Listener]:
         owner = re.search(r" uid:(\d+)", line)
         program = re.search(r'users:\(\("([^"]*)"', line)
         name = program.group(1) if program else "?"
-        if (owner is not None and int(owner.group(1)) == uid) or name == "nginx":
+        if (owner is not None and int(owner.group(1)) == uid) or name in ("nginx", "stunnel4"):
             address, _, port = local.rpartition(":")
             address = address.strip("[]").partition("%")[0].removeprefix("::ffff:")
             wildcard = address in ("*", "0.0.0.0", "::")
