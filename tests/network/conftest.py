@@ -1,4 +1,4 @@
-"""Tests of the firewall and of the proxies' common address, in the hosts of the Molecule scenario ``network``.
+"""Tests of the firewall, of HTTP/3, and of the proxies' common address, in the hosts of the Molecule scenario ``network``.
 
 By hand, after ``./platform molecule converge -s network``::
 
@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def hosts(pytestconfig: pytest.Config) -> TestHosts:
-    """The hosts: proxy1, proxy2, and outside1, which is none of the cluster's."""
+    """The hosts: proxy1, proxy2, node1, and outside1, which is none of the cluster's."""
     state = os.environ.get("TESTHOSTS_DIR", Path(__file__).parents[2] / ".cache" / "testhosts")
     return TestHosts(pytestconfig.getoption("--network"), state_dir=Path(state))
 

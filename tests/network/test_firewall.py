@@ -1,4 +1,4 @@
-"""What a stranger reaches of the proxies, and what they reach of each other."""
+"""What a stranger reaches of the cluster's hosts, and what they reach of each other."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import pytest
 if TYPE_CHECKING:
     from testhosts import TestHosts
 
-SSH, HTTP, OTHERS = 22, 18080, 9100
-# What listens on the proxies: the scenario's stand-ins for Ray, and an engine's port that can't be pinned.
-RAY = [18000, 18379, 18380, 18387, 20000, 30000, 45678]
+SSH, HTTP, HTTPS, OTHERS = 22, 18080, 18443, 9100
+SERVE = 18000
+# What listens on all hosts: the scenario's stand-ins for Ray, and an engine's port that can't be pinned.
+RAY = [18379, 18380, 18387, 20000, 30000, 45678]
 # And what could.
-SILENT = [80, 443, 2024, 8404, 9101, 18265, 18381, 18382, 18383, 18388, 18443, 20999, 30999, 60000]
-PORTS = sorted([SSH, HTTP, OTHERS, *RAY, *SILENT])
-PROXIES = ["proxy1", "proxy2"]
+SILENT = [80, 443, 2024, 8404, 9101, 18265, 18381, 18382, 18383, 18388, 18444, 20999, 30999, 60000]
+PORTS = [SSH, HTTP, HTTPS, OTHERS, SERVE, *RAY, *SILENT]
+# What everybody reaches, and what the cluster itself does.
+PUBLIC = {"node1": {SSH, OTHERS}, "proxy1": {SSH, OTHERS, HTTP, HTTPS}, "proxy2": {SSH, OTHERS, HTTP, HTTPS}}
+INNER = {host: public | {*RAY} | ({SERVE} if host == "node1" else set()) for host, public in PUBLIC.items()}
 
 SCAN = """
 import concurrent.futures, json, socket, sys
@@ -33,11 +36,10 @@ with concurrent.futures.ThreadPoolExecutor(len(ports)) as pool:
 """
 
 
-def scan(hosts: TestHosts, source: str, address: str) -> list[int]:
+def scan(hosts: TestHosts, source: str, address: str) -> set[int]:
     """The ports of an address that a host can connect to."""
     done = hosts.execute(source, ["python3", "-c", SCAN, address, *map(str, PORTS)])
-    found: list[int] = json.loads(done.stdout)
-    return found
+    return set(json.loads(done.stdout))
 
 
 def rules(hosts: TestHosts, host: str) -> str:
@@ -45,25 +47,28 @@ def rules(hosts: TestHosts, host: str) -> str:
     return hosts.execute(host, ["nft", "--stateless", "list", "ruleset"]).stdout
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
-def test_a_stranger_reaches_ssh_and_nginx(hosts: TestHosts, addresses: dict[str, str], proxy: str) -> None:
-    assert scan(hosts, "outside1", addresses[proxy]) == [SSH, OTHERS, HTTP]
+@pytest.mark.parametrize("host", PUBLIC)
+def test_a_stranger_reaches_what_is_public(hosts: TestHosts, addresses: dict[str, str], host: str) -> None:
+    assert scan(hosts, "outside1", addresses[host]) == PUBLIC[host]
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
-def test_a_stranger_reaches_no_more_by_link_local_ipv6(hosts: TestHosts, proxy: str) -> None:
-    found = json.loads(hosts.execute(proxy, ["ip", "-json", "-6", "address", "show", "dev", "eth0"]).stdout)
+@pytest.mark.parametrize("host", PUBLIC)
+def test_a_stranger_reaches_no_more_by_link_local_ipv6(hosts: TestHosts, host: str) -> None:
+    found = json.loads(hosts.execute(host, ["ip", "-json", "-6", "address", "show", "dev", "eth0"]).stdout)
     address = next(each["local"] for each in found[0]["addr_info"] if each["scope"] == "link")
-    assert scan(hosts, "outside1", f"{address}%eth0") == [SSH, OTHERS, HTTP]
+    assert scan(hosts, "outside1", f"{address}%eth0") == PUBLIC[host]
 
 
-@pytest.mark.parametrize(("source", "target"), [("proxy1", "proxy2"), ("proxy2", "proxy1"), ("proxy1", "proxy1")])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("proxy1", "proxy2"), ("proxy2", "proxy1"), ("proxy1", "proxy1"), ("proxy1", "node1"), ("node1", "proxy2")],
+)
 def test_the_cluster_reaches_itself(hosts: TestHosts, addresses: dict[str, str], source: str, target: str) -> None:
-    assert scan(hosts, source, addresses[target]) == sorted([SSH, HTTP, OTHERS, *RAY])
+    assert scan(hosts, source, addresses[target]) == INNER[target]
 
 
 def test_the_proxies_reach_others(hosts: TestHosts, addresses: dict[str, str]) -> None:
-    assert scan(hosts, "proxy1", addresses["outside1"]) == [SSH]
+    assert scan(hosts, "proxy1", addresses["outside1"]) == {SSH}
 
 
 def test_a_stranger_may_ping(hosts: TestHosts, addresses: dict[str, str]) -> None:
@@ -86,4 +91,4 @@ def test_it_outlives_the_host_s_own_rules(hosts: TestHosts, addresses: dict[str,
     assert before in (None, rules(hosts, "proxy1"))
     assert "table inet operator" in rules(hosts, "proxy1")
     if verb == "start":
-        assert scan(hosts, "outside1", addresses["proxy1"]) == [SSH, OTHERS, HTTP]
+        assert scan(hosts, "outside1", addresses["proxy1"]) == PUBLIC["proxy1"]

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,15 +21,21 @@ if TYPE_CHECKING:
 ADDRESS, PORT = "198.18.24.100", 18080
 # Two questions to nginx that fail, or three signs of life that don't come, and what a busy machine adds.
 MOVE_S = 10.0
+BODY = json.dumps({"model": "demo/tiny-qwen2", "stream": True, "messages": []}).encode()
 QUIET_S = 4.0
 
 
+# What the node sees of the proxies, by address; see the scenario's inventory.
+PROXIES = {"198.18.24.11": "proxy1", "198.18.24.12": "proxy2"}
+
+
 def who() -> str | None:
-    """The host that answers at the common address; None where none does."""
+    """The proxy that answers at the common address, as the node behind it says; None where none does."""
     connection = http.client.HTTPConnection(ADDRESS, PORT, timeout=0.5)
     try:
         connection.request("GET", "/health/live")
-        return connection.getresponse().read().decode()
+        answer = connection.getresponse()
+        return PROXIES[json.loads(answer.read())["proxy"]] if answer.status == HTTPStatus.OK else None
     except (OSError, http.client.HTTPException):
         return None
     finally:
@@ -66,13 +73,16 @@ def owners(hosts: TestHosts) -> list[str]:
 
 
 class Stream:
-    """A download of two minutes, read in the background."""
+    """A model's stream of two minutes, read in the background."""
 
     def __init__(self, address: str) -> None:
         self.bytes = 0
         self.ended = False
         self._socket = socket.create_connection((address, PORT), timeout=5)
-        self._socket.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
+        self._socket.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: llm.test\r\nContent-Type: application/json\r\n"
+            + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+        )
         self._socket.settimeout(None)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -84,7 +94,7 @@ class Stream:
         self.ended = True
 
     def close(self) -> None:
-        """Give the download up."""
+        """Give the stream up."""
         with contextlib.suppress(OSError):  # it may be broken already
             self._socket.shutdown(socket.SHUT_RDWR)
         self._reader.join()
@@ -119,17 +129,32 @@ def test_one_proxy_has_the_address(hosts: TestHosts) -> None:
     assert first in ("proxy1", "proxy2")
     assert owners(hosts) == [first]
     # Others need not ask where it is: whoever takes it says so.
-    assert hosts.execute("outside1", ["curl", "-sS", f"http://{ADDRESS}:{PORT}/health/live"]).stdout == first
+    answer = hosts.execute("outside1", ["curl", "-sS", f"http://{ADDRESS}:{PORT}/health/live"]).stdout
+    assert PROXIES[json.loads(answer)["proxy"]] == first
 
 
-def test_a_killed_nginx_moves_it(hosts: TestHosts, addresses: dict[str, str], stream: Callable[[str], Stream]) -> None:
+def test_a_killed_nginx_is_back_before_it_moves(hosts: TestHosts) -> None:
+    first = who()
+    assert first is not None
+    hosts.execute(first, ["systemctl", "kill", "--signal=KILL", "nginx.service"])
+    until = time.monotonic() + QUIET_S
+    while time.monotonic() < until:
+        assert who() in (first, None)
+        time.sleep(0.05)
+    assert who() == first
+    assert owners(hosts) == [first]
+
+
+def test_an_nginx_that_stays_away_moves_it(hosts: TestHosts, addresses: dict[str, str], stream: Callable[[str], Stream]) -> None:
     lost = who()
     assert lost is not None
     heir = {"proxy1": "proxy2", "proxy2": "proxy1"}[lost]
     through_it, direct, heirs = stream(ADDRESS), stream(addresses[lost]), stream(addresses[heir])
     assert through_it.goes_on()
-    took = move(lambda: hosts.execute(lost, ["systemctl", "kill", "--signal=KILL", "nginx.service"]), heir)
-    print(f"nginx killed on {lost}: {heir} answers after {took:.1f} seconds")
+    # systemd would start it again.
+    kill = "systemctl kill --signal=KILL nginx.service; systemctl stop nginx.service"
+    took = move(lambda: hosts.execute(lost, ["sh", "-c", kill]), heir)
+    print(f"nginx killed for good on {lost}: {heir} answers after {took:.1f} seconds")
     assert through_it.ended, "the stream through the lost proxy goes on"
     assert direct.ended
     assert heirs.goes_on(), "a stream through the other proxy broke"

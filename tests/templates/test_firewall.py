@@ -31,6 +31,7 @@ SOCKET = {"stdout": "ActiveState=active\nListen=0.0.0.0:2022 (Stream)\nListen=[:
 EVERYTHING: dict[str, Any] = {
     "firewall_service_ports": [18080, 18443],
     "firewall_open_tcp_ports": [9100, "9000-9199", "18080"],
+    "firewall_service_udp_ports": [18443],
     "firewall_open_udp_ports": [51820],
     "firewall_ssh_ports": ["2200-2300"],
     "firewall_peer_addresses": ["10.0.0.1", "10.0.0.2", "2001:db8::1"],
