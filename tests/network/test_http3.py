@@ -40,7 +40,7 @@ def _is_new(hosts: TestHosts) -> None:
 
 
 def test_an_answer_by_http2_says_where_http3_is(hosts: TestHosts) -> None:
-    said = curl(hosts, "--head", f"{URL}/health/live").stdout
+    said = curl(hosts, "--include", f"{URL}/health/live").stdout
     assert said.startswith("HTTP/2 200")
     assert 'alt-svc: h3=":18443"' in said
 
@@ -55,7 +55,7 @@ def test_an_error_by_http3(hosts: TestHosts) -> None:
     said = curl(hosts, "--http3-only", "--include", "--json", "{", f"{URL}/v1/chat/completions").stdout
     assert said.startswith("HTTP/3 400")
     assert "x-request-id: " in said
-    assert json.loads(said.partition("\r\n\r\n")[2])["error"]["code"] == "invalid_json"
+    assert json.loads(said.partition("\n\n")[2])["error"]["code"] == "invalid_json"
 
 
 def test_a_stream_by_http3(hosts: TestHosts) -> None:
