@@ -357,6 +357,15 @@ def test_request_id(proxy: Proxy) -> None:
 
 
 @needs_nginx
+def test_the_host_s_own_look_is_not_logged(proxy: Proxy) -> None:
+    """As keepalived asks; another path is logged, from wherever it is asked."""
+    for path in ("/", "/other"):
+        assert_error(proxy.client.get(path, headers={"X-Request-Id": f"look{path.replace('/', '-')}"}), 404, "unknown_url")
+    assert proxy.last_log("look-other")["status"] == 404
+    assert "look-\"" not in (proxy.directory / "access.log").read_text()
+
+
+@needs_nginx
 def test_key_does_not_reach_serve(proxy: Proxy) -> None:
     response = proxy.client.post(
         "/v1/completions",
