@@ -175,11 +175,14 @@ def test_a_broken_stream_is_never_a_whole_one(
 ) -> None:
     found, command = VICTIMS[victim]
     shell = open_shell("worker1")
+    shell.run(f"engine=$({ENGINE})")
     shell.find(found)
+    # The host itself kills in mid-stream, however long a word to it takes: a whole stream takes some seconds.
+    shell.run("kill -STOP $engine")
     stream = open_stream(max_tokens=1900)
-    stream.read_events()
-    shell.run(command)
+    shell.run(f"kill -CONT $engine; sleep 0.7; {command}")
     killed = time.monotonic()
+    stream.read_events()
     stream.read_to_end()
     assert time.monotonic() - killed < 5
     error = json.loads(stream.events()[-1])["error"]
