@@ -1,4 +1,4 @@
-"""Tests of the firewall, of HTTP/3, and of the proxies' common address, in the hosts of the Molecule scenario ``network``.
+"""Tests of the firewall, of HTTP/3, and of the proxies' common address, in the hosts of the scenario ``network``.
 
 By hand, after ``./platform molecule converge -s network``::
 

@@ -145,7 +145,9 @@ def test_a_killed_nginx_is_back_before_it_moves(hosts: TestHosts) -> None:
     assert owners(hosts) == [first]
 
 
-def test_an_nginx_that_stays_away_moves_it(hosts: TestHosts, addresses: dict[str, str], stream: Callable[[str], Stream]) -> None:
+def test_an_nginx_that_stays_away_moves_it(
+    hosts: TestHosts, addresses: dict[str, str], stream: Callable[[str], Stream]
+) -> None:
     lost = who()
     assert lost is not None
     heir = {"proxy1": "proxy2", "proxy2": "proxy1"}[lost]
