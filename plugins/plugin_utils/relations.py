@@ -286,6 +286,12 @@ def check_router_id(path: str, number: int, say: Say) -> None:
         say(path, number, "out of range. Choose from 1 to 255.")
 
 
+def check_usage_days(path: str, days: int, say: Say) -> None:
+    """A month's book must be whole when its table is asked for."""
+    if days < 31:
+        say(path, days, "less than a month. Use 31 or more.")
+
+
 RELATIONS: Mapping[str, Callable[[str, Any, Say], None]] = {
     "llm_virtual_address": check_virtual_address,
     "firewall_trusted_networks": check_networks,
@@ -294,6 +300,7 @@ RELATIONS: Mapping[str, Callable[[str, Any, Say], None]] = {
     "firewall_ssh_ports": check_port_list,
     "firewall_rollback_seconds": check_rollback_seconds,
     "keepalived_router_id": check_router_id,
+    "ray_node_usage_days": check_usage_days,
     "llm_models": check_models,
     "llm_api_keys": check_api_keys,
     "llm_limits": check_limits,

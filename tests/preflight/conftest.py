@@ -97,4 +97,4 @@ def inventory() -> Inventory:
 def roles() -> dict[str, dict[str, Any]]:
     """The real spec of preflight and of the roles whose variables have relations, and one other role."""
     real = read_roles(REPO / "roles")
-    return {name: real[name] for name in ("preflight", "firewall", "keepalived")} | {"demo_node": DEMO_ROLE}
+    return {name: real[name] for name in ("preflight", "firewall", "keepalived", "ray_node")} | {"demo_node": DEMO_ROLE}

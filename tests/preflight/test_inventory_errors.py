@@ -216,6 +216,7 @@ CASES: dict[str, tuple[Change, list[str]]] = {
     "no open port": (var("firewall_open_tcp_ports", [80, "9-7"]), ['firewall_open_tcp_ports[1] = "9-7": neither']),
     "no time to connect": (var("firewall_rollback_seconds", 3), ["firewall_rollback_seconds = 3: out of range."]),
     "router id of two bytes": (var("keepalived_router_id", 256), ["keepalived_router_id = 256: out of range."]),
+    "books of less than a month": (var("ray_node_usage_days", 30), ["ray_node_usage_days = 30: less than a month."]),
     "root as the user": (var("llm_service_user", "root"), ['llm_service_user = "root":']),
     "relative directory": (var("llm_root_dir", "opt/llm"), ['llm_root_dir = "opt/llm": not an absolute path']),
     "the root as a directory": (var("llm_state_dir", "/"), ['llm_state_dir = "/": not an absolute path']),
